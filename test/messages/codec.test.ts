@@ -1,0 +1,309 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import type { Job } from '../../src/core/work/job.ts';
+import {
+  decodeBlockCandidate,
+  decodeBlockOutcome,
+  decodeJob,
+  decodeRejectedShare,
+  decodeShare,
+  decodeSolvedBlock,
+  decodeTemplateBody,
+  encodeBlockCandidate,
+  encodeBlockOutcome,
+  encodeJob,
+  encodeRejectedShare,
+  encodeShare,
+  encodeSolvedBlock,
+  encodeTemplateBody,
+} from '../../src/messages/codec.ts';
+import { headframe } from '../../src/messages/generated/pool.js';
+import type { ShareRecord } from '../../src/messages/share.ts';
+
+const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
+const u32 = fc.nat({ max: 0xffffffff });
+const ms = fc.nat({ max: Number.MAX_SAFE_INTEGER });
+const text = fc.oneof(
+  fc.string({ maxLength: 200 }),
+  fc.string({ unit: 'binary', maxLength: 200 }),
+  fc.constant('bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq'),
+);
+const sats = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
+
+const share: fc.Arbitrary<ShareRecord> = fc.record({
+  headerHash: bytes(32),
+  jobId: text,
+  extranonce1: bytes(4),
+  extranonce2: bytes(8),
+  ntime: u32,
+  nonce: u32,
+  version: u32,
+  difficulty: fc.double({ min: 5e-324, noNaN: true, noDefaultInfinity: true }),
+  shareDifficulty: fc.double({ min: 0, noNaN: true, noDefaultInfinity: true }),
+  account: text.filter((value) => value !== ''),
+  worker: text,
+  sessionId: text,
+  gateway: text,
+  height: u32,
+  acceptedAtMs: ms,
+  isBlock: fc.boolean(),
+});
+
+test('the share encoder writes the bytes of the generated one', () => {
+  fc.assert(
+    fc.property(share, (record) => {
+      const generated = headframe.v1.Share.encode(
+        headframe.v1.Share.create(wellFormed(record)),
+      ).finish();
+      assert.deepEqual(Buffer.from(encodeShare(record)), Buffer.from(generated));
+      assert.equal(decodeShare(encodeShare(record)).ok, true);
+    }),
+    { numRuns: 2_000 },
+  );
+});
+
+test('the share encoder takes default and extreme values like the generated one', () => {
+  for (const value of [0, 1, 127, 128, 16383, 16384, 2 ** 31, 2 ** 32 - 1]) {
+    for (const time of [0, value, 2 ** 53 - 1]) {
+      for (const difficulty of [0, -0, Number.NaN, Number.POSITIVE_INFINITY]) {
+        const record: ShareRecord = {
+          headerHash: new Uint8Array(value === 0 ? 0 : 32),
+          jobId: 'é'.repeat(value > 1000 ? 64 : value),
+          extranonce1: new Uint8Array(0),
+          extranonce2: new Uint8Array(200),
+          ntime: value,
+          nonce: value,
+          version: value,
+          difficulty,
+          shareDifficulty: difficulty,
+          account: 'a'.repeat(value > 20_000 ? 0 : value),
+          worker: 'x',
+          sessionId: '',
+          gateway: '😀',
+          height: value,
+          acceptedAtMs: time,
+          isBlock: false,
+        };
+        const generated = headframe.v1.Share.encode(headframe.v1.Share.create(record)).finish();
+        assert.deepEqual(Buffer.from(encodeShare(record)), Buffer.from(generated));
+      }
+    }
+  }
+});
+
+/** Buffers and arrays with the same bytes are the same value here. */
+function plain(value: unknown): unknown {
+  if (value instanceof Uint8Array) return Buffer.from(value).toString('hex');
+  if (Array.isArray(value)) return value.map(plain);
+  if (value !== null && typeof value === 'object') {
+    return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, plain(inner)]));
+  }
+  return value;
+}
+
+function roundTrip<T>(
+  arbitrary: fc.Arbitrary<T>,
+  encode: (value: T) => Uint8Array,
+  decode: (bytes: Uint8Array) => { ok: true; value: T } | { ok: false; reason: string },
+): void {
+  fc.assert(
+    fc.property(arbitrary, (value) => {
+      const decoded = decode(encode(value));
+      assert.ok(decoded.ok, decoded.ok ? '' : decoded.reason);
+      assert.deepEqual(plain(decoded.value), plain(value));
+    }),
+    { numRuns: 300 },
+  );
+}
+
+/** Lone surrogates become U+FFFD in UTF-8, so that they cannot come back as they were. */
+const wellFormed = (record: ShareRecord): ShareRecord => ({
+  ...record,
+  jobId: record.jobId.toWellFormed(),
+  account: record.account.toWellFormed(),
+  worker: record.worker.toWellFormed(),
+  sessionId: record.sessionId.toWellFormed(),
+  gateway: record.gateway.toWellFormed(),
+});
+
+const job: fc.Arbitrary<Job> = fc.record({
+  jobId: fc.string({ minLength: 1, maxLength: 16 }),
+  height: u32,
+  version: u32,
+  previousHash: bytes(32),
+  bits: u32,
+  networkTarget: fc.bigInt({ min: 0n, max: 2n ** 256n - 1n }),
+  curtime: u32,
+  mintime: u32,
+  branch: fc.array(bytes(32), { maxLength: 20 }),
+  coinbaseValueSats: sats,
+  coinbaseAux: fc.uint8Array({ maxLength: 40 }),
+  witnessCommitment: fc.option(fc.uint8Array({ maxLength: 40 })),
+  coinbaseWeightMax: u32,
+  feesSats: sats,
+  transactionCount: u32,
+  clean: fc.boolean(),
+  createdAtMs: ms,
+});
+
+test('every message comes back as it was', () => {
+  roundTrip(share.map(wellFormed), encodeShare, decodeShare);
+  roundTrip(job, encodeJob, decodeJob);
+  roundTrip(
+    fc.record({
+      share: fc.option(share.map(wellFormed)),
+      raw: fc.uint8Array({ maxLength: 100 }),
+      reason: fc.string(),
+      detail: fc.string(),
+      atMs: ms,
+    }),
+    encodeRejectedShare,
+    decodeRejectedShare,
+  );
+  roundTrip(
+    fc.record({
+      jobId: fc.string({ minLength: 1 }),
+      height: u32,
+      previousHash: bytes(32),
+      transactionCount: u32,
+      body: fc.uint8Array({ maxLength: 5_000 }),
+      witness: fc.boolean(),
+    }),
+    encodeTemplateBody,
+    decodeTemplateBody,
+  );
+  roundTrip(
+    fc.record({
+      jobId: fc.string(),
+      headerHash: bytes(32),
+      header: bytes(80),
+      coinbase: fc.uint8Array(),
+      height: u32,
+      account: fc.string(),
+      worker: fc.string(),
+      foundAtMs: ms,
+      networkDifficulty: fc.double({ noNaN: true, noDefaultInfinity: true }),
+      rewardSats: sats,
+    }),
+    encodeBlockCandidate,
+    decodeBlockCandidate,
+  );
+  roundTrip(
+    fc.record({
+      headerHash: bytes(32),
+      height: u32,
+      block: fc.uint8Array({ minLength: 81, maxLength: 200 }),
+    }),
+    encodeSolvedBlock,
+    decodeSolvedBlock,
+  );
+  roundTrip(
+    fc.record({
+      headerHash: bytes(32),
+      height: u32,
+      state: fc.constantFrom(
+        'found' as const,
+        'submitted' as const,
+        'accepted' as const,
+        'side' as const,
+        'confirmed' as const,
+        'orphaned' as const,
+        'refused' as const,
+      ),
+      node: fc.string(),
+      detail: fc.string(),
+      confirmations: fc.integer({ min: -1, max: 2 ** 31 - 1 }),
+      atMs: ms,
+    }),
+    encodeBlockOutcome,
+    decodeBlockOutcome,
+  );
+});
+
+test('no bytes make a decoder throw', () => {
+  const decoders = [
+    decodeShare,
+    decodeRejectedShare,
+    decodeJob,
+    decodeTemplateBody,
+    decodeBlockCandidate,
+    decodeSolvedBlock,
+    decodeBlockOutcome,
+  ];
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        fc.uint8Array({ maxLength: 300 }),
+        fc
+          .tuple(share, fc.nat(), fc.nat({ max: 255 }), fc.nat())
+          .map(([record, at, value, cut]) => {
+            const encoded = Uint8Array.from(encodeShare(record));
+            encoded[at % encoded.length] = value;
+            return encoded.subarray(0, encoded.length - (cut % 3));
+          }),
+      ),
+      (input) => {
+        for (const decode of decoders) {
+          const decoded = decode(input);
+          assert.equal(typeof decoded.ok, 'boolean');
+          if (!decoded.ok) assert.ok(decoded.reason.length > 0);
+        }
+      },
+    ),
+    { numRuns: 2_000 },
+  );
+});
+
+test('a share that could not be credited is refused with its reason', () => {
+  const good: ShareRecord = {
+    headerHash: new Uint8Array(32).fill(1),
+    jobId: '1',
+    extranonce1: new Uint8Array(4),
+    extranonce2: new Uint8Array(8),
+    ntime: 1,
+    nonce: 1,
+    version: 1,
+    difficulty: 1,
+    shareDifficulty: 1,
+    account: 'a',
+    worker: '',
+    sessionId: '',
+    gateway: '',
+    height: 1,
+    acceptedAtMs: 1,
+    isBlock: false,
+  };
+  assert.equal(decodeShare(encodeShare(good)).ok, true);
+  const faults: Partial<ShareRecord>[] = [
+    { headerHash: new Uint8Array(31) },
+    { extranonce1: new Uint8Array(3) },
+    { extranonce2: new Uint8Array(9) },
+    { difficulty: 0 },
+    { difficulty: -1 },
+    { difficulty: Number.NaN },
+    { difficulty: Number.POSITIVE_INFINITY },
+    { shareDifficulty: Number.NaN },
+    { account: '' },
+  ];
+  for (const fault of faults) {
+    assert.equal(decodeShare(encodeShare({ ...good, ...fault })).ok, false, JSON.stringify(fault));
+  }
+});
+
+test('unknown fields of a newer writer are skipped', () => {
+  const encoded = encodeBlockOutcome({
+    headerHash: new Uint8Array(32),
+    height: 1,
+    state: 'found',
+    node: '',
+    detail: '',
+    confirmations: 0,
+    atMs: 1,
+  });
+  // Field 1000, a varint.
+  const newer = Buffer.concat([encoded, Buffer.from([0xc0, 0x3e, 0x05])]);
+  const decoded = decodeBlockOutcome(newer);
+  assert.ok(decoded.ok);
+  assert.equal(decoded.value.state, 'found');
+});
