@@ -1,0 +1,325 @@
+/**
+ * The desk where templates become jobs: when to publish one, the proposal check behind each, and the withdrawal of one that the node
+ * refuses.
+ *
+ * A withdrawal needs no message of its own: a new job with `clean` set takes the place of the refused one. In order of worth it is
+ * the last job of the same tip that the node accepted, else the same tip without transactions. If that is refused too, the fault is
+ * in our own coinbase or the node is mad, and there is nothing to mine: a job with `createdAtMs` 0 is published, which every gateway
+ * reads as older than the limit at which it stops handing out work.
+ */
+import { encodeHexReversed, equalBytes } from '../../core/bitcoin/bytes.ts';
+import { type ProposalVerdict, readProposalAnswer } from '../../core/node/answers.ts';
+import type { Rpc } from '../../core/node/rpc.ts';
+import { buildJob, type Job } from '../../core/work/job.ts';
+import type { Template } from '../../core/work/template.ts';
+import { encodeJob, encodeTemplateBody } from '../../messages/codec.ts';
+import type { Bus, Clock, Fault, Log } from '../../ports.ts';
+import type { JobIds } from './jobids.ts';
+import { emptyTemplate, encodeProposalFront, type OutputShare } from './proposal.ts';
+
+const PUBLISH_ATTEMPTS_MAX = 5;
+
+export type Meter = {
+  /** Adds one. */
+  count(name: string, labels?: Record<string, string>): void;
+  set(name: string, value: number, labels?: Record<string, string>): void;
+};
+
+export type JobDeskOptions = {
+  refreshMs: number;
+  /** A rise of fees by so much publishes at once; 0 switches it off. */
+  feeRiseSats: number;
+  /** The same as parts per million of the block's whole value. */
+  feeRisePpm: number;
+  poolTag: string;
+  outputsForProposal: readonly OutputShare[];
+  proposalTimeoutMs: number;
+};
+
+type Made = {
+  job: Job;
+  template: Template;
+  node: Rpc;
+  /** How far down the ladder of replacements this job stands. */
+  rank: 'whole' | 'again' | 'empty' | 'stop';
+};
+
+export type JobDesk = {
+  /**
+   * A fresh, decoded template of the node in use. `verify` checks what was left unchecked to be quick and gives a reason when the
+   * template is broken; it runs after publishing on a new tip.
+   */
+  offer(template: Template, node: Rpc, verify: () => string | null): Promise<void>;
+  /** The job now in the hands of miners, or null. */
+  current(): Job | null;
+  /** Node whose job that is. */
+  currentNode(): string | null;
+  stop(): void;
+};
+
+/** Opens the desk. `onRefused` is called with the name of a node whose template was refused or broken. */
+export function createJobDesk(
+  tools: {
+    clock: Clock;
+    log: Log;
+    bus: Bus;
+    ids: JobIds;
+    meter: Meter;
+    fault: Fault;
+    /** Runs something after the current turn of the event loop. */
+    defer: (work: () => void) => void;
+  },
+  options: JobDeskOptions,
+  onRefused: (node: string, reason: string) => void,
+): JobDesk {
+  const { clock, log, bus, ids, meter, fault } = tools;
+  let published: Made | null = null;
+  let lastGood: Made | null = null;
+  /** Nodes whose last verdict was a refusal: their templates are checked before they are published. */
+  const checkFirst = new Set<string>();
+  const withoutProposals = new Set<string>();
+  const checking = new Map<string, { next: Made | null }>();
+  let offers = 0;
+  let proposals = 0;
+  let stopped = false;
+
+  function make(template: Template, node: Rpc, clean: boolean, rank: Made['rank']): Made {
+    const nowMs = clock.nowMs();
+    const job = buildJob(template, {
+      jobId: ids.next(nowMs),
+      clean,
+      createdAtMs: rank === 'stop' ? 0 : nowMs,
+    });
+    return { job, template, node, rank };
+  }
+
+  function isNewTip(template: Template): boolean {
+    return published === null || !equalBytes(published.job.previousHash, template.previousHash);
+  }
+
+  /** Is this template worth telling miners about? */
+  function isWorthPublishing(template: Template, node: Rpc): boolean {
+    if (published === null || isNewTip(template) || published.rank !== 'whole') return true;
+    if (published.node.name !== node.name) return true;
+    const ageMs = clock.nowMs() - published.job.createdAtMs;
+    // A clock set back makes the age negative: then publish, and the age is right again.
+    if (ageMs >= options.refreshMs || ageMs < 0) return true;
+    const rise = template.coinbaseValueSats - published.job.coinbaseValueSats;
+    if (rise <= 0n) return false;
+    if (options.feeRiseSats > 0 && rise >= BigInt(Math.trunc(options.feeRiseSats))) return true;
+    const risePpm = (rise * 1_000_000n) / (published.job.coinbaseValueSats || 1n);
+    return options.feeRisePpm > 0 && risePpm >= BigInt(Math.trunc(options.feeRisePpm));
+  }
+
+  async function send(topic: string, value: Uint8Array, made: Made): Promise<void> {
+    for (let attempt = 1; attempt <= PUBLISH_ATTEMPTS_MAX && !stopped; attempt++) {
+      try {
+        await bus.publish(topic, [{ key: 'job', value }]);
+        return;
+      } catch (error) {
+        meter.count('job_publish_failed', { topic });
+        log.warn('a job could not be published, trying again', {
+          topic,
+          jobId: made.job.jobId,
+          attempt,
+          reason: error instanceof Error ? error.message : 'unknown',
+        });
+        if (published !== made) return;
+      }
+    }
+  }
+
+  function publish(made: Made): void {
+    const { job, template } = made;
+    published = made;
+    fault('job.beforePublish');
+    const body = {
+      jobId: job.jobId,
+      height: job.height,
+      previousHash: job.previousHash,
+      transactionCount: job.transactionCount,
+      body: concatTransactions(template),
+      witness: job.witnessCommitment !== null,
+    };
+    // The body goes first: whoever mines on this job can have his block assembled.
+    void send('mining.templates', encodeTemplateBody(body), made);
+    fault('job.betweenPublish');
+    void send('mining.jobs', encodeJob(job), made);
+    meter.count('jobs_published', { clean: String(job.clean), rank: made.rank });
+    meter.set('job_height', job.height);
+    log.info(job.clean ? 'new block to mine on' : 'job refreshed', {
+      jobId: job.jobId,
+      height: job.height,
+      previousHash: encodeHexReversed(job.previousHash),
+      transactions: job.transactionCount,
+      valueSats: Number(job.coinbaseValueSats),
+      node: made.node.name,
+    });
+    if (made.rank !== 'stop') check(made);
+  }
+
+  /** One proposal at a time per node; of those that wait only the newest is worth asking about. */
+  function check(made: Made): void {
+    if (withoutProposals.has(made.node.name)) return;
+    const running = checking.get(made.node.name);
+    if (running !== undefined) {
+      running.next = made;
+      return;
+    }
+    void checkInTurn(made);
+  }
+
+  async function checkInTurn(first: Made): Promise<void> {
+    const turn: { next: Made | null } = { next: first };
+    checking.set(first.node.name, turn);
+    while (turn.next !== null && !stopped) {
+      const made: Made = turn.next;
+      turn.next = null;
+      judge(made, await propose(made));
+    }
+    checking.delete(first.node.name);
+  }
+
+  async function propose(made: Made): Promise<ProposalVerdict> {
+    const front = encodeProposalFront(made.job, {
+      tag: options.poolTag,
+      outputs: options.outputsForProposal,
+    });
+    if (!front.ok) return { kind: 'refused', detail: `coinbase: ${front.reason}` };
+    proposals += 1;
+    const id = `p${proposals}`;
+    const parts = [
+      Buffer.from(
+        `{"jsonrpc":"1.0","id":"${id}","method":"getblocktemplate","params":[{"mode":"proposal","rules":["segwit"],"data":"${front.hex}`,
+        'latin1',
+      ),
+      Buffer.from(made.template.transactions.map(({ data }) => data).join(''), 'latin1'),
+      Buffer.from('"}]}', 'latin1'),
+    ];
+    const answer = await made.node.callEncoded('getblocktemplate', id, parts, {
+      timeoutMs: options.proposalTimeoutMs,
+    });
+    return readProposalAnswer(answer);
+  }
+
+  function judge(made: Made, verdict: ProposalVerdict): void {
+    if (stopped) return;
+    meter.count('job_proposals', { node: made.node.name, verdict: verdict.kind });
+    switch (verdict.kind) {
+      case 'accepted':
+        lastGood = made;
+        checkFirst.delete(made.node.name);
+        return;
+      case 'unsupported':
+        withoutProposals.add(made.node.name);
+        checkFirst.delete(made.node.name);
+        log.warn('node does not check proposals; its jobs go out unchecked', {
+          node: made.node.name,
+          reason: verdict.detail,
+        });
+        return;
+      case 'inconclusive':
+        log.debug('proposal was not judged', { jobId: made.job.jobId, reason: verdict.detail });
+        return;
+      case 'refused':
+        withdraw(made, verdict.detail);
+    }
+  }
+
+  /** The node calls this job invalid: out of the hands of miners with it. */
+  function withdraw(made: Made, reason: string): void {
+    meter.count('jobs_withdrawn', { node: made.node.name });
+    log.error('node refuses our block proposal; the job is withdrawn', {
+      jobId: made.job.jobId,
+      height: made.job.height,
+      node: made.node.name,
+      reason,
+    });
+    if (lastGood === made) lastGood = null;
+    checkFirst.add(made.node.name);
+    if (published === made) replace(made);
+    onRefused(made.node.name, reason);
+  }
+
+  function replace(refused: Made): void {
+    const { template, node } = refused;
+    const sameTip =
+      lastGood !== null && equalBytes(lastGood.job.previousHash, refused.job.previousHash);
+    if (refused.rank === 'whole' && sameTip && lastGood !== null)
+      publish(make(lastGood.template, lastGood.node, true, 'again'));
+    else if (refused.rank !== 'empty' && template.transactions.length > 0)
+      publish(make(emptyTemplate(template), node, true, 'empty'));
+    else {
+      log.error('no block we can build is accepted; miners get no work until one is');
+      publish(make(template, node, true, 'stop'));
+    }
+  }
+
+  return {
+    async offer(template, node, verify) {
+      offers += 1;
+      const offer = offers;
+      if (!isWorthPublishing(template, node)) return;
+      const newTip = isNewTip(template);
+      if (!newTip || checkFirst.has(node.name)) {
+        const reason = verify();
+        if (reason !== null) {
+          meter.count('templates_refused', { node: node.name });
+          log.error('template is broken and not used', { node: node.name, reason });
+          onRefused(node.name, reason);
+          return;
+        }
+      }
+      const clean = newTip || published?.rank === 'stop';
+      let made = make(template, node, clean, 'whole');
+      if (checkFirst.has(node.name)) {
+        let verdict = await propose(made);
+        if (verdict.kind === 'refused' && newTip && template.transactions.length > 0) {
+          log.warn('proposal refused; trying without transactions', { reason: verdict.detail });
+          made = make(emptyTemplate(template), node, clean, 'empty');
+          verdict = await propose(made);
+        }
+        if (offer !== offers || stopped) return;
+        meter.count('job_proposals', { node: node.name, verdict: verdict.kind });
+        if (verdict.kind === 'refused') {
+          log.error('node still refuses our block proposal', {
+            node: node.name,
+            height: made.job.height,
+            reason: verdict.detail,
+          });
+          onRefused(node.name, verdict.detail);
+          // Work on the old tip is worth nothing: better none.
+          if (newTip && published !== null && published.rank !== 'stop')
+            publish(make(template, node, true, 'stop'));
+          return;
+        }
+        if (verdict.kind === 'inconclusive' && !newTip) return;
+        if (verdict.kind !== 'inconclusive' && made.rank === 'whole') checkFirst.delete(node.name);
+      }
+      publish(made);
+      if (newTip) {
+        tools.defer(() => {
+          if (stopped || published !== made) return;
+          const reason = verify();
+          if (reason !== null) withdraw(made, reason);
+        });
+      }
+    },
+    current: () => published?.job ?? null,
+    currentNode: () => published?.node.name ?? null,
+    stop() {
+      stopped = true;
+    },
+  };
+}
+
+/** All transactions of a template, raw, one after the other: hex is decoded straight into its place. */
+export function concatTransactions(template: Template): Uint8Array {
+  let length = 0;
+  for (const { data } of template.transactions) length += data.length / 2;
+  // Not from the pool: these bytes cross to other threads.
+  const body = Buffer.allocUnsafeSlow(length);
+  let offset = 0;
+  for (const { data } of template.transactions) offset += body.write(data, offset, 'hex');
+  return body;
+}
