@@ -60,8 +60,8 @@ export function createCrashDisk(random: () => number): CrashDisk {
 
   /** Throws, hangs or does nothing, as ordered. */
   async function strike(operation: DiskOperation, path: string): Promise<'short' | null> {
-    watch?.(operation, path);
     const born = generation;
+    watch?.(operation, path);
     await null;
     if (born !== generation) await never();
     const fault = faults.find((candidate) => candidate.operation === operation);
@@ -245,6 +245,12 @@ export function createCrashDisk(random: () => number): CrashDisk {
 /** What stands in a file after the power came back. */
 function settle(node: Node, random: () => number): void {
   const synced = node.durable.length;
+  if (node.content.length < synced && random() < 0.5) {
+    // A truncation that never arrived.
+    node.content = node.durable.slice();
+    node.dirty.clear();
+    return;
+  }
   // The size is metadata: it may have arrived without the data, or part of the way.
   const mood = random();
   const size =
