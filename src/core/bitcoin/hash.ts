@@ -8,7 +8,7 @@
 import { ripemd160 } from '@noble/hashes/legacy.js';
 import { utf8ToBytes } from '@noble/hashes/utils.js';
 import { concatBytes } from './bytes.ts';
-import { compress, compressPaddingOf64, resetState } from './sha256.ts';
+import { compress, compressPaddingOf64, hashStateAgain, resetState } from './sha256.ts';
 
 /** SHA-256 of any number of bytes → 32 bytes. */
 export function sha256(bytes: Uint8Array): Uint8Array {
@@ -39,7 +39,7 @@ export function sha256dPair(left: Uint8Array, right: Uint8Array): Uint8Array {
   }
   resetState(state);
   compress(state, block);
-  compressPaddingOf64(state);
+  compressPaddingOf64(state, block);
   hashStateAgain(state, block);
   return stateBytes(state);
 }
@@ -53,16 +53,6 @@ export function hash160(bytes: Uint8Array): Uint8Array {
 export function taggedHash(tag: string, message: Uint8Array): Uint8Array {
   const tagHash = sha256(utf8ToBytes(tag));
   return sha256(concatBytes(tagHash, tagHash, message));
-}
-
-/** Replaces `state` by the initial state compressed with the padded 32 bytes it held. `block` is scratch. */
-export function hashStateAgain(state: Int32Array, block: Int32Array): void {
-  for (let i = 0; i < 8; i++) block[i] = state[i]!;
-  block[8] = 0x80000000;
-  for (let i = 9; i < 15; i++) block[i] = 0;
-  block[15] = 256;
-  resetState(state);
-  compress(state, block);
 }
 
 /** Compresses all of `bytes` and the padding into `state`. `block` is scratch. */
