@@ -79,7 +79,14 @@ export const PROFILES: readonly FirmwareProfile[] = [
   }),
   row({
     name: 'nerdminer',
-    prefixes: ['nerdminer', 'nerd_miner', 'leafminer', 'han-solominer', 'sparkminer', 'bitsybminer'],
+    prefixes: [
+      'nerdminer',
+      'nerd_miner',
+      'leafminer',
+      'han-solominer',
+      'sparkminer',
+      'bitsybminer',
+    ],
     coinbaseBytesMax: 256,
     notifyBytesMax: 4_096,
     startDifficulty: 0.001,

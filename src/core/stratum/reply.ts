@@ -49,7 +49,11 @@ export function encodeError(id: RequestId, name: StratumErrorName): string {
  */
 export function encodeSubscribed(
   id: RequestId,
-  { sessionId, extranonce1, extranonce2Bytes }: { sessionId: string; extranonce1: string; extranonce2Bytes: number },
+  {
+    sessionId,
+    extranonce1,
+    extranonce2Bytes,
+  }: { sessionId: string; extranonce1: string; extranonce2Bytes: number },
 ): string {
   const result = `[[["mining.set_difficulty","${sessionId}"],["mining.notify","${sessionId}"]],"${extranonce1}",${extranonce2Bytes}]`;
   return encodeResult(id, result);
@@ -71,7 +75,10 @@ export function encodeSetVersionMask(mask: number): string {
 }
 
 /** client.reconnect. Without host the miner comes back to where it was; Bitaxe ignores host and port anyway. */
-export function encodeReconnect(target: { host: string; port: number } | null, waitSeconds: number): string {
+export function encodeReconnect(
+  target: { host: string; port: number } | null,
+  waitSeconds: number,
+): string {
   const params = target === null ? '' : `${encodeText(target.host)},${target.port},${waitSeconds}`;
   return `{"id":null,"method":"client.reconnect","params":[${params}]}\n`;
 }

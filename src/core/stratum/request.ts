@@ -39,7 +39,11 @@ export function decodeRequest(text: string, limits: SessionLimits): Request {
   }
   if (typeof value !== 'object' || value === null) return refused(null, 'object-expected');
   if (Array.isArray(value)) return refused(null, 'batch');
-  const { id: rawId, method, params } = value as { id?: unknown; method?: unknown; params?: unknown };
+  const {
+    id: rawId,
+    method,
+    params,
+  } = value as { id?: unknown; method?: unknown; params?: unknown };
   const id = decodeId(rawId, limits.idBytesMax);
   const hasId = rawId !== undefined && rawId !== null;
   const idRefused = hasId && id === null && typeof rawId !== 'number';
@@ -67,7 +71,11 @@ export function decodeRequest(text: string, limits: SessionLimits): Request {
     if (params.length > limits.paramsMax) return refused(id, 'params-many');
     for (let index = 0; index < params.length; index += 1) {
       const param = params[index];
-      if (typeof param === 'object' && param !== null && !isShallow(param, limits.jsonDepthMax - 2)) {
+      if (
+        typeof param === 'object' &&
+        param !== null &&
+        !isShallow(param, limits.jsonDepthMax - 2)
+      ) {
         return refused(id, 'too-deep');
       }
     }

@@ -75,6 +75,6 @@ export function decodePassword(raw: unknown, limits: SessionLimits): PasswordOpt
   return options;
 }
 
-function unescapeSeparator(escape: string): string {
-  return String.fromCharCode(Number.parseInt(escape.slice(1), 16));
+function unescapeSeparator(escaped: string): string {
+  return String.fromCharCode(Number.parseInt(escaped.slice(1), 16));
 }

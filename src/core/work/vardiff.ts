@@ -137,7 +137,10 @@ export function noteSilence(state: Vardiff, policy: VardiffPolicy, nowMs: number
     state.sinks += 1;
     return state.difficulty / SINK_NEW ** Math.min(state.sinks, 8);
   }
-  if (nowMs - state.lastShareAtMs >= SILENT_PROVEN * policy.intervalMs && expected >= SILENT_PROVEN) {
+  if (
+    nowMs - state.lastShareAtMs >= SILENT_PROVEN * policy.intervalMs &&
+    expected >= SILENT_PROVEN
+  ) {
     state.sinks += 1;
     return state.difficulty / SINK_PROVEN;
   }
@@ -158,7 +161,11 @@ export function proposeDifficulty(
   bounds: VardiffBounds,
   form: DifficultyForm,
 ): boolean {
-  const next = clampDifficulty(wanted, { min: Math.max(bounds.min, state.floor), max: bounds.max }, form);
+  const next = clampDifficulty(
+    wanted,
+    { min: Math.max(bounds.min, state.floor), max: bounds.max },
+    form,
+  );
   if (next === state.difficulty) {
     state.pending = 0;
     return false;

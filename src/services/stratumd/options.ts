@@ -4,8 +4,8 @@
 
 import type { Network } from '../../core/bitcoin/network.ts';
 import type { SessionLimits } from '../../core/stratum/limits.ts';
+import type { HashWork } from '../../core/work/share.ts';
 import type { VardiffPolicy } from '../../core/work/vardiff.ts';
-import type { HashWork } from '../../core/work/fold.ts';
 import type { BlockCandidate } from '../../messages/block.ts';
 import type { Log } from '../../ports.ts';
 
@@ -30,6 +30,8 @@ export type Connection = {
   readonly port: PortOptions;
   /** One call is one socket write. The door handles back-pressure and destroys slow readers. */
   write(data: string | Uint8Array): void;
+  /** Earlier writes have not left yet: a job waits, and a newer one takes its place. Missing means false. */
+  readonly congested?: boolean;
   /** Sends what is pending, then FIN. */
   close(reason: string): void;
   /** RST at once. */
@@ -78,6 +80,8 @@ export type GatewayTools = {
   randomBytes(count: number): Uint8Array;
   /** Points against a source address, from sessions that have never sent a valid share. */
   blame(remoteAddress: string, points: number): void;
+  /** The session of this connection has sent its first valid share: its address must not be banned for others' faults. */
+  prove?(connection: Connection): void;
 };
 
 /** Every reason a share can be refused for. The list is closed; metrics and the status page are made from it. */
