@@ -58,7 +58,10 @@ export type PreparedTarget = Uint32Array;
 export const NTIME_AHEAD_SECONDS_MAX = 7000;
 
 /** Lays out a job and the halves of one coinbase (with 12 bytes of extranonce between them). About 1 KiB. */
-export function compileWork(job: Job, parts: CoinbaseParts): Work {
+export function compileWork(
+  job: Pick<Job, 'previousHash' | 'bits' | 'branch'>,
+  parts: CoinbaseParts,
+): Work {
   const extranonceOffset = parts.prefix.length;
   const coinbaseLength = extranonceOffset + EXTRANONCE_BYTES + parts.suffix.length;
   const headerOffset = paddedLength(coinbaseLength);
