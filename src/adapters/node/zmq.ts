@@ -38,7 +38,7 @@ export function decodeZmqMessage(frames: readonly Uint8Array[]): Message {
   if (topic === 'hashblock') {
     // Core sends the hash in display order.
     if (body.length !== 32) return { kind: 'garbage' };
-    return { kind: 'block', topic, sequence, hash: body.slice().reverse() };
+    return { kind: 'block', topic, sequence, hash: new Uint8Array(body).reverse() };
   }
   if (topic === 'rawblock') {
     if (body.length <= HEADER_BYTES) return { kind: 'garbage' };
@@ -47,7 +47,7 @@ export function decodeZmqMessage(frames: readonly Uint8Array[]): Message {
   const label = body[32];
   // 'C' connected, 'D' disconnected: 33 bytes; 'A' and 'R' carry the pool's own 8-byte counter behind.
   if (body.length === 33 && (label === 0x43 || label === 0x44))
-    return { kind: 'block', topic, sequence, hash: body.slice(0, 32).reverse() };
+    return { kind: 'block', topic, sequence, hash: new Uint8Array(body.subarray(0, 32)).reverse() };
   if (body.length === 41 && (label === 0x41 || label === 0x52))
     return { kind: 'other', topic, sequence };
   return { kind: 'garbage' };

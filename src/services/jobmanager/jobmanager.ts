@@ -13,9 +13,9 @@ import type { NodeAddress, OpenHints, OpenRpc } from '../../core/node/rpc.ts';
 import { decodeTemplate } from '../../core/work/template.ts';
 import type { Bus, Clock, Fault, Log } from '../../ports.ts';
 import { chooseNode, findDisagreement, type NodeView } from './choose.ts';
-import { createJobDesk, type Meter } from './jobdesk.ts';
-import { createJobIds, type Mark } from './jobids.ts';
-import { type NodeEvent, type NodeWatch, watchNode } from './nodewatch.ts';
+import { createJobDesk, type Meter } from './job-desk.ts';
+import { createJobIds, type Mark } from './job-ids.ts';
+import { type NodeEvent, type NodeWatch, watchNode } from './node-watch.ts';
 import type { OutputShare } from './proposal.ts';
 
 export type JobmanagerTools = {

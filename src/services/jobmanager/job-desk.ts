@@ -14,7 +14,7 @@ import { buildJob, type Job } from '../../core/work/job.ts';
 import type { Template } from '../../core/work/template.ts';
 import { encodeJob, encodeTemplateBody } from '../../messages/codec.ts';
 import type { Bus, Clock, Fault, Log } from '../../ports.ts';
-import type { JobIds } from './jobids.ts';
+import type { JobIds } from './job-ids.ts';
 import { emptyTemplate, encodeProposalFront, type OutputShare } from './proposal.ts';
 
 const PUBLISH_ATTEMPTS_MAX = 5;

@@ -1,0 +1,803 @@
+/**
+ * The block lane: from a winning header to a block that is final. It runs in its own worker thread with its own connections, and
+ * nothing stands before it: no bus, no database, no other thread.
+ *
+ * A candidate comes in, the block is put together from the template's prepared hex, written to disk and handed to every node at once.
+ * The disk comes first but is never waited for longer than `diskPatienceMs`, and an error of the disk holds nothing up. After that
+ * `decide.ts` says what to do: repeat, look where the block is, follow it until it is final, also across restarts. What happens is
+ * told on the bus (`block.candidates`, `block.outcome`) when the bus has time.
+ */
+import type { MessagePort } from 'node:worker_threads';
+import { ByteWriter, concatBytes, encodeHex, encodeHexReversed } from '../../core/bitcoin/bytes.ts';
+import { addCoinbaseWitness } from '../../core/bitcoin/coinbase.ts';
+import type { Network } from '../../core/bitcoin/network.ts';
+import {
+  decodeChainState,
+  decodeHashDisplay,
+  decodeHeaderPlace,
+  readSubmitAnswer,
+} from '../../core/node/answers.ts';
+import type { NodeAddress, OpenRpc, Rpc } from '../../core/node/rpc.ts';
+import type { BlockCandidate, BlockOutcome } from '../../messages/block.ts';
+import {
+  decodeTemplateBody,
+  encodeBlockCandidate,
+  encodeBlockOutcome,
+} from '../../messages/codec.ts';
+import type { Bus, Clock, Fault, Log } from '../../ports.ts';
+import {
+  type Action,
+  type BlockProgress,
+  beginAction,
+  createProgress,
+  deferSubmit,
+  hurryLooks,
+  hurrySubmit,
+  isDelivered,
+  LIMITS,
+  type Limits,
+  nextActions,
+  nextDueAtMs,
+  recordSight,
+  recordSubmit,
+  type Sight,
+} from './decide.ts';
+import { type BlockDisk, type BlockFiles, openBlockFiles } from './files.ts';
+import type { LaneAnswer, LaneRequest } from './lane-client.ts';
+import { TemplateShelf } from './shelf.ts';
+
+export type LaneMeter = {
+  count(name: string, labels?: Record<string, string>): void;
+  set(name: string, value: number, labels?: Record<string, string>): void;
+  observe(name: string, value: number, labels?: Record<string, string>): void;
+};
+
+export type BlockLaneTools = {
+  clock: Clock;
+  log: Log;
+  bus: Bus;
+  disk: BlockDisk;
+  openRpc: OpenRpc;
+  meter?: LaneMeter;
+  fault?: Fault;
+  /** Milliseconds that only go forward; `performance.now` unless a test owns time. */
+  monotonicMs?: () => number;
+};
+
+export type BlockLaneOptions = {
+  nodes: readonly NodeAddress[];
+  network: Network;
+  /** Blocks are kept in `blocks/` below. */
+  dataDir: string;
+  limits?: Partial<Limits>;
+  submitTimeoutMs?: number;
+  lookTimeoutMs?: number;
+  diskPatienceMs?: number;
+  shelfBytesMax?: number;
+  /** How often a node is asked for its tip, which also keeps a connection warm. */
+  warmMs?: number;
+};
+
+export type LaneStatus = {
+  /** Blocks that no node is known to have. */
+  undelivered: number;
+  /** Blocks under watch. */
+  watched: number;
+  templates: number;
+  nodes: { name: string; reachable: boolean }[];
+};
+
+export type BlockLaneHandle = {
+  /** Takes a candidate; the same one again is harmless. Resolves when it is safe: on disk, or at a node. */
+  submit(candidate: BlockCandidate): Promise<void>;
+  /** Serves a lane client at the other end of the port. */
+  attach(port: MessagePort): void;
+  status(): LaneStatus;
+  stop(): Promise<void>;
+};
+
+const SUBMIT_TIMEOUT_MS = 10_000;
+const LOOK_TIMEOUT_MS = 5000;
+const DISK_PATIENCE_MS = 50;
+const SHELF_BYTES_MAX = 256 * 1024 * 1024;
+const WARM_MS = 5000;
+/** Beyond this the oldest blocks safely in the chain are left to the next start; their records stay on disk. */
+const WATCHED_MAX = 4096;
+/** Candidates whose template has not come yet. */
+const WAITING_MAX = 256;
+/** Hashes of blocks that are done with, so that a repeated candidate is known. */
+const FINISHED_MAX = 4096;
+const OUTBOX_MAX = 20_000;
+const OUTBOX_RETRY_MS = 1000;
+const TIPS_SEEN_MAX = 64;
+
+const NO_METER: LaneMeter = { count() {}, set() {}, observe() {} };
+const BODY_END = Buffer.from('"]}', 'latin1');
+
+type Watched = {
+  hash: string;
+  candidate: BlockCandidate;
+  progress: BlockProgress;
+  /** Hex of the whole block in two parts, while it may be needed at once; else it is read from disk. */
+  hex: readonly [string, Uint8Array] | null;
+  /** On the monotonic clock; null after a restart. */
+  foundAtMs: number | null;
+  onDisk: boolean;
+  diskFailed: boolean;
+  timer: NodeJS.Timeout | null;
+  /** Resolve what `submit` promised. */
+  keptResolvers: (() => void)[];
+  kept: boolean;
+  saving: boolean;
+  saveAgain: boolean;
+  told: { state: BlockOutcome['state']; confirmations: number } | null;
+  retired: boolean;
+  receivedAtMs: number;
+};
+
+type Node = {
+  address: NodeAddress;
+  rpc: Rpc;
+  /** Nothing listens there; only one block at a time finds out whether that has changed. */
+  away: boolean;
+  probing: boolean;
+  tipDisplay: string | null;
+};
+
+type Letter = { topic: string; key: string; value: Uint8Array; sent?: () => void };
+
+/**
+ * Starts the lane: opens the directory, takes up every block that is not final, subscribes to templates. Resolves when candidates
+ * can be submitted. Rejects only when the directory cannot be made or read at start.
+ */
+export async function startBlockLane(
+  tools: BlockLaneTools,
+  options: BlockLaneOptions,
+): Promise<BlockLaneHandle> {
+  const { clock, log, bus } = tools;
+  const meter = tools.meter ?? NO_METER;
+  const fault = tools.fault ?? (() => {});
+  const monotonicMs = tools.monotonicMs ?? (() => performance.now());
+  const limits: Limits = { ...LIMITS, ...options.limits };
+  const submitTimeoutMs = options.submitTimeoutMs ?? SUBMIT_TIMEOUT_MS;
+  const diskPatienceMs = options.diskPatienceMs ?? DISK_PATIENCE_MS;
+  const shelf = new TemplateShelf(options.shelfBytesMax ?? SHELF_BYTES_MAX);
+  const files: BlockFiles = await openBlockFiles(
+    tools.disk,
+    `${options.dataDir}/blocks`,
+    (name, reason) => log.error('a file among the found blocks is broken', { name, reason }),
+  );
+  const nodes = new Map<string, Node>();
+  const watched = new Map<string, Watched>();
+  const finished = new Set<string>();
+  const waiting = new Map<string, { candidate: BlockCandidate; resolvers: (() => void)[] }>();
+  /** When each tip was first heard of: tells whose block came first. */
+  const tipsSeen = new Map<string, number>();
+  const outbox: Letter[] = [];
+  const diskWork = new Set<Promise<void>>();
+  let posting = false;
+  let requests = 0;
+  let stopped = false;
+
+  for (const address of options.nodes) {
+    const rpc = tools.openRpc(address, {
+      timeoutMs: options.lookTimeoutMs ?? LOOK_TIMEOUT_MS,
+      breaker: false,
+    });
+    nodes.set(address.name, { address, rpc, away: false, probing: false, tipDisplay: null });
+  }
+  const nodeNames = [...nodes.keys()];
+
+  // ---- a candidate comes in -------------------------------------------------------------------------------------
+
+  function submit(candidate: BlockCandidate): Promise<void> {
+    return new Promise((resolve) => {
+      const hash = encodeHexReversed(candidate.headerHash);
+      const known = watched.get(hash);
+      if (known !== undefined) {
+        if (known.kept) resolve();
+        else known.keptResolvers.push(resolve);
+        return;
+      }
+      if (finished.has(hash)) {
+        resolve();
+        return;
+      }
+      if (shelf.find(candidate.jobId) === null) hold(hash, candidate, resolve);
+      else begin(hash, candidate, [resolve]);
+    });
+  }
+
+  /** The template is on its way, or lost: the candidate waits for it. */
+  function hold(hash: string, candidate: BlockCandidate, resolve: () => void): void {
+    const known = waiting.get(hash);
+    if (known !== undefined) {
+      known.resolvers.push(resolve);
+      return;
+    }
+    meter.count('block_without_template');
+    log.error('a found block waits for its template', {
+      hash,
+      jobId: candidate.jobId,
+      height: candidate.height,
+    });
+    if (waiting.size >= WAITING_MAX) {
+      const oldest = waiting.keys().next().value!;
+      waiting.delete(oldest);
+      log.error('too many found blocks wait for templates; the oldest is given up', {
+        hash: oldest,
+      });
+    }
+    waiting.set(hash, { candidate, resolvers: [resolve] });
+  }
+
+  function begin(hash: string, candidate: BlockCandidate, resolvers: (() => void)[]): void {
+    const receivedAtMs = monotonicMs();
+    const template = shelf.find(candidate.jobId)!;
+    const coinbase = template.witness ? addCoinbaseWitness(candidate.coinbase) : candidate.coinbase;
+    const count = new ByteWriter().varint(template.transactionCount + 1).take();
+    const front = concatBytes(candidate.header, count, coinbase);
+    const block = watch(hash, candidate, createProgress(nodeNames, candidate.height, receivedAtMs));
+    block.hex = [encodeHex(front), shelf.hexOf(candidate.jobId)!];
+    block.foundAtMs = receivedAtMs;
+    block.keptResolvers = resolvers;
+    block.receivedAtMs = receivedAtMs;
+    fault('block.beforeDisk');
+    const written = keep(block, [front, Buffer.concat(shelf.piecesOf(candidate.jobId)!)]);
+    let handed = false;
+    const handOver = () => {
+      if (handed || stopped) return;
+      handed = true;
+      clearTimeout(patience);
+      fault('block.beforeSubmit');
+      meter.observe('block_disk_ms', monotonicMs() - receivedAtMs);
+      pump(block);
+      post('block.candidates', hash, encodeBlockCandidate(candidate));
+      tell(block);
+    };
+    const patience = setTimeout(() => {
+      log.warn('the disk is slow; the block goes out before it is written', { hash });
+      meter.count('block_disk_late');
+      handOver();
+    }, diskPatienceMs);
+    written.then(handOver, handOver);
+    log.info('BLOCK FOUND', {
+      hash,
+      height: candidate.height,
+      account: candidate.account,
+      worker: candidate.worker,
+      rewardSats: Number(candidate.rewardSats),
+    });
+    meter.count('blocks_found');
+  }
+
+  function watch(hash: string, candidate: BlockCandidate, progress: BlockProgress): Watched {
+    const block: Watched = {
+      hash,
+      candidate,
+      progress,
+      hex: null,
+      foundAtMs: null,
+      onDisk: false,
+      diskFailed: false,
+      timer: null,
+      keptResolvers: [],
+      kept: false,
+      saving: false,
+      saveAgain: false,
+      told: null,
+      retired: false,
+      receivedAtMs: monotonicMs(),
+    };
+    watched.set(hash, block);
+    park();
+    meter.set('blocks_watched', watched.size);
+    return block;
+  }
+
+  /** Keeps the number of watched blocks bounded: the oldest that are in the chain wait on disk for the next start. */
+  function park(): void {
+    if (watched.size <= WATCHED_MAX) return;
+    for (const block of watched.values()) {
+      if (block.progress.state !== 'accepted' || !block.onDisk) continue;
+      if (block.timer !== null) clearTimeout(block.timer);
+      watched.delete(block.hash);
+      rememberFinished(block.hash);
+      log.warn('too many blocks to watch; one is left to the next start', { hash: block.hash });
+      return;
+    }
+  }
+
+  // ---- disk -----------------------------------------------------------------------------------------------------
+
+  /** Writes block and record. Resolves when the block's bytes are synced; rejects when they cannot be. */
+  function keep(block: Watched, parts: readonly Uint8Array[]): Promise<void> {
+    const record = { candidate: block.candidate, state: block.progress.state };
+    const recorded = files.writeRecord(block.hash, record);
+    const bytes = files.writeBlock(block.hash, parts);
+    const whole = Promise.all([bytes.then(({ settled }) => settled), recorded]).then(
+      () => {
+        fault('block.afterDisk');
+        block.onDisk = true;
+        markKept(block);
+      },
+      (error: unknown) => {
+        block.diskFailed = true;
+        meter.count('block_disk_failed');
+        log.error('a found block cannot be written to disk; it is held in memory and submitted', {
+          hash: block.hash,
+          reason: (error as { code?: string }).code ?? String(error),
+        });
+      },
+    );
+    track(whole);
+    return bytes.then(() => {});
+  }
+
+  function track(work: Promise<void>): void {
+    const tracked = work.finally(() => diskWork.delete(tracked));
+    diskWork.add(tracked);
+  }
+
+  function markKept(block: Watched): void {
+    block.kept = true;
+    for (const resolve of block.keptResolvers.splice(0)) resolve();
+    dropHex(block);
+  }
+
+  /** Bytes on disk and at a node need not be in memory. */
+  function dropHex(block: Watched): void {
+    if (block.onDisk && isDelivered(block.progress)) block.hex = null;
+  }
+
+  /** Brings the record up to date; one write at a time per block, the newest state wins. */
+  function save(block: Watched): void {
+    if (block.diskFailed || block.retired) return;
+    if (block.saving) {
+      block.saveAgain = true;
+      return;
+    }
+    block.saving = true;
+    const work = async () => {
+      do {
+        block.saveAgain = false;
+        try {
+          await files.writeRecord(block.hash, {
+            candidate: block.candidate,
+            state: block.progress.state,
+          });
+        } catch (error) {
+          log.warn('the record of a block cannot be written', {
+            hash: block.hash,
+            reason: (error as { code?: string }).code ?? String(error),
+          });
+        }
+      } while (block.saveAgain && !stopped);
+      block.saving = false;
+      if (block.retired) await retire(block);
+    };
+    track(work());
+  }
+
+  async function retire(block: Watched): Promise<void> {
+    if (block.saving) return;
+    try {
+      const { candidate, progress } = block;
+      await files.writeRecord(block.hash, { candidate, state: progress.state });
+      const keepBytes = block.progress.state !== 'confirmed';
+      await files.retire(block.hash, block.candidate.height, keepBytes);
+    } catch (error) {
+      log.warn('the files of a finished block cannot be moved', {
+        hash: block.hash,
+        reason: (error as { code?: string }).code ?? String(error),
+      });
+    }
+  }
+
+  // ---- doing what is decided ------------------------------------------------------------------------------------
+
+  function pump(block: Watched): void {
+    if (stopped || !watched.has(block.hash)) return;
+    const nowMs = monotonicMs();
+    for (const action of nextActions(block.progress, nowMs)) {
+      const node = nodes.get(action.node)!;
+      if (action.kind === 'submit' && !action.first && node.away) {
+        if (node.probing) {
+          deferSubmit(block.progress, action.node, nowMs + limits.absentRetryMaxMs);
+          continue;
+        }
+        node.probing = true;
+      }
+      beginAction(block.progress, action, nowMs, limits);
+      perform(block, action, node).catch((error: unknown) => {
+        // Nothing in there rejects by design; should it, the block must not be forgotten.
+        log.error('the block lane failed at a step and repeats it', {
+          hash: block.hash,
+          step: action.kind,
+          reason: error instanceof Error ? error.message : 'unknown',
+        });
+        if (action.kind === 'submit')
+          recordSubmit(
+            block.progress,
+            action.node,
+            { kind: 'unknown', detail: 'internal', fault: false, absent: false },
+            monotonicMs(),
+            limits,
+          );
+        else if (action.kind === 'look')
+          recordSight(
+            block.progress,
+            action.node,
+            { kind: 'unknown', detail: 'internal' },
+            monotonicMs(),
+            limits,
+          );
+        schedule(block);
+      });
+    }
+    schedule(block);
+  }
+
+  function schedule(block: Watched): void {
+    if (block.timer !== null) clearTimeout(block.timer);
+    block.timer = null;
+    const dueAtMs = nextDueAtMs(block.progress);
+    if (stopped || dueAtMs === Number.POSITIVE_INFINITY) return;
+    // Rounded up: a timer that fires a fraction early would only fire again.
+    const delayMs = Math.max(1, Math.ceil(dueAtMs - monotonicMs()));
+    block.timer = setTimeout(() => {
+      block.timer = null;
+      pump(block);
+    }, delayMs);
+  }
+
+  async function perform(block: Watched, action: Action, node: Node): Promise<void> {
+    switch (action.kind) {
+      case 'submit':
+        return performSubmit(block, node);
+      case 'look': {
+        const sight = await look(block, node);
+        const changed = recordSight(block.progress, action.node, sight, monotonicMs(), limits);
+        return after(block, changed);
+      }
+      case 'precious': {
+        const answer = await node.rpc.call('preciousblock', [block.hash]);
+        log.warn('our block lost a race by a hair; asked the node to prefer it', {
+          hash: block.hash,
+          node: action.node,
+          answer: answer.kind,
+        });
+        meter.count('blocks_preferred', { node: action.node });
+        hurryLooks(block.progress, monotonicMs(), { ...limits, lookMs: 0 });
+        return schedule(block);
+      }
+    }
+  }
+
+  async function performSubmit(block: Watched, node: Node): Promise<void> {
+    const name = node.address.name;
+    const first = block.progress.nodes.get(name)?.attempts === 1;
+    const hex = block.hex ?? (await readHex(block));
+    if (hex === null) {
+      log.error('the bytes of a found block are gone; only its header can be watched', {
+        hash: block.hash,
+      });
+      const gone = {
+        kind: 'later',
+        detail: 'bytes are gone',
+        fault: false,
+        absent: false,
+      } as const;
+      if (node.away) node.probing = false;
+      return after(block, recordSubmit(block.progress, name, gone, monotonicMs(), limits));
+    }
+    requests += 1;
+    const id = `b${requests}`;
+    const parts = [
+      Buffer.from(
+        `{"jsonrpc":"1.0","id":"${id}","method":"submitblock","params":["${hex[0]}`,
+        'latin1',
+      ),
+      hex[1],
+      BODY_END,
+    ];
+    const sentAtMs = monotonicMs();
+    if (first) meter.observe('block_to_submit_ms', sentAtMs - block.receivedAtMs, { node: name });
+    const answer = await node.rpc.callEncoded('submitblock', id, parts, {
+      timeoutMs: submitTimeoutMs,
+    });
+    fault('block.afterSubmit');
+    const verdict = readSubmitAnswer(answer);
+    const nowMs = monotonicMs();
+    meter.count('block_submits', { node: name, verdict: verdict.kind });
+    const fields = {
+      hash: block.hash,
+      height: block.candidate.height,
+      node: name,
+      verdict: verdict.kind,
+      detail: verdict.detail,
+      tookMs: Math.round(nowMs - sentAtMs),
+    };
+    if (verdict.fault)
+      log.error('the node calls our block invalid: this is a fault of the pool', fields);
+    else if (first || verdict.kind !== 'retry') log.info('block handed to node', fields);
+    settleGate(node, verdict.absent);
+    after(block, recordSubmit(block.progress, name, verdict, nowMs, limits));
+  }
+
+  /** Keeps track of nodes that are away, and wakes all blocks when one is back. */
+  function settleGate(node: Node, absent: boolean): void {
+    const back = node.away && !absent;
+    node.away = absent;
+    node.probing = false;
+    if (!back) return;
+    log.info('node is back', { node: node.address.name });
+    const nowMs = monotonicMs();
+    for (const block of watched.values()) {
+      hurrySubmit(block.progress, node.address.name, nowMs);
+      schedule(block);
+    }
+  }
+
+  async function readHex(block: Watched): Promise<readonly [string, Uint8Array] | null> {
+    try {
+      const bytes = await files.readBlock(block.hash);
+      if (bytes === null) return null;
+      return ['', Buffer.from(Buffer.from(bytes).toString('hex'), 'latin1')];
+    } catch {
+      return null;
+    }
+  }
+
+  /** Where does this node have the block? */
+  async function look(block: Watched, node: Node): Promise<Sight> {
+    const { rpc } = node;
+    const answer = await rpc.call('getblockheader', [block.hash, true]);
+    let height = block.candidate.height;
+    let known = false;
+    if (answer.kind === 'result') {
+      const place = decodeHeaderPlace(answer.result);
+      if (place === null) return { kind: 'unknown', detail: 'getblockheader is unreadable' };
+      known = true;
+      height = place.height;
+      if (place.confirmations >= 1) {
+        const atHeight = await rpc.call('getblockhash', [height]);
+        if (atHeight.kind === 'result' && decodeHashDisplay(atHeight.result) === block.hash) {
+          const tipHeight = height + place.confirmations - 1;
+          return { kind: 'main', confirmations: place.confirmations, tipHeight };
+        }
+      }
+    } else if (answer.kind !== 'error' || answer.code !== -5) {
+      return { kind: 'unknown', detail: answer.kind };
+    }
+    const info = await rpc.call('getblockchaininfo', []);
+    const chain = info.kind === 'result' ? decodeChainState(info.result) : null;
+    if (chain === null) return { kind: 'unknown', detail: 'getblockchaininfo failed' };
+    const synced =
+      chain.headers - chain.blocks <= limits.orphanDepth &&
+      (options.network === 'regtest' || !chain.initialBlockDownload);
+    const tipHeight = chain.blocks;
+    let rival: string | null = null;
+    if (tipHeight >= height) {
+      const atHeight = await rpc.call('getblockhash', [height]);
+      rival = atHeight.kind === 'result' ? decodeHashDisplay(atHeight.result) : null;
+      // The chain moved between the questions: ask again.
+      if (rival === null || rival === block.hash) return { kind: 'unknown', detail: 'chain moved' };
+    }
+    const taken = rival !== null;
+    if (!known) return { kind: 'absent', tipHeight, synced, taken };
+    const rivalSeenAtMs = rival === null ? undefined : tipsSeen.get(rival);
+    const oursFirst =
+      block.foundAtMs !== null &&
+      taken &&
+      (rivalSeenAtMs === undefined || rivalSeenAtMs > block.foundAtMs);
+    return { kind: 'side', tipHeight, synced, taken, oursFirst };
+  }
+
+  /** Everything that follows from something recorded. */
+  function after(block: Watched, changed: boolean): void {
+    if (stopped) return;
+    if (changed || block.told === null) {
+      const { state } = block.progress;
+      const stateChanged = block.told?.state !== state;
+      tell(block);
+      if (isDelivered(block.progress)) {
+        dropHex(block);
+        // A node has it: even with the disk dead nothing can be lost.
+        if (block.diskFailed) markKept(block);
+      }
+      if (block.progress.final) {
+        finish(block);
+        return;
+      }
+      if (stateChanged) save(block);
+    }
+    pump(block);
+  }
+
+  function tell(block: Watched): void {
+    const { state, confirmations, node, detail, final } = block.progress;
+    const told = block.told;
+    const changed = told === null || told.state !== state;
+    // Every step at first, then every tenth: a confirmation is news for the few, and a hundred per block are many.
+    const step = confirmations <= 6 || confirmations % 10 === 0 || final;
+    if (!changed && !final && (told.confirmations === confirmations || !step)) return;
+    block.told = { state, confirmations };
+    const outcome: BlockOutcome = {
+      headerHash: block.candidate.headerHash,
+      height: block.candidate.height,
+      state,
+      node,
+      detail,
+      confirmations,
+      atMs: clock.nowMs(),
+    };
+    post(
+      'block.outcome',
+      block.hash,
+      encodeBlockOutcome(outcome),
+      final ? () => moveAway(block) : undefined,
+    );
+    if (!changed) return;
+    meter.count('block_states', { state });
+    const fields = { hash: block.hash, height: outcome.height, state, node, detail, confirmations };
+    if (state === 'orphaned' || state === 'refused' || state === 'side')
+      log.warn(`block is ${state}`, fields);
+    else log.info(`block is ${state}`, fields);
+  }
+
+  function finish(block: Watched): void {
+    if (block.timer !== null) clearTimeout(block.timer);
+    block.timer = null;
+    watched.delete(block.hash);
+    rememberFinished(block.hash);
+    markKept(block);
+    meter.set('blocks_watched', watched.size);
+  }
+
+  /** The last word is safely told: the files may go. Until then a restart tells it again. */
+  function moveAway(block: Watched): void {
+    block.retired = true;
+    track(retire(block));
+  }
+
+  function rememberFinished(hash: string): void {
+    finished.add(hash);
+    if (finished.size > FINISHED_MAX) finished.delete(finished.values().next().value!);
+  }
+
+  // ---- telling --------------------------------------------------------------------------------------------------
+
+  function post(topic: string, key: string, value: Uint8Array, sent?: () => void): void {
+    if (outbox.length >= OUTBOX_MAX) {
+      outbox.shift();
+      meter.count('block_news_dropped');
+    }
+    outbox.push({ topic, key, value, sent });
+    if (!posting) void drainOutbox();
+  }
+
+  async function drainOutbox(): Promise<void> {
+    posting = true;
+    while (outbox.length > 0 && !stopped) {
+      const letter = outbox[0]!;
+      try {
+        await bus.publish(letter.topic, [{ key: letter.key, value: letter.value }]);
+        // The box may have been cut at its front meanwhile.
+        if (outbox[0] === letter) outbox.shift();
+        letter.sent?.();
+      } catch (error) {
+        log.warn('news of a block could not be published, trying again', {
+          topic: letter.topic,
+          reason: error instanceof Error ? error.message : 'unknown',
+        });
+        await new Promise((resolve) => setTimeout(resolve, OUTBOX_RETRY_MS));
+      }
+    }
+    posting = false;
+  }
+
+  // ---- templates and tips ---------------------------------------------------------------------------------------
+
+  function takeTemplate(value: Uint8Array): void {
+    const decoded = decodeTemplateBody(value);
+    if (!decoded.ok) {
+      meter.count('templates_unreadable');
+      log.error('a template on the bus cannot be read', { reason: decoded.reason });
+      return;
+    }
+    const template = decoded.value;
+    noteTip(encodeHexReversed(template.previousHash));
+    shelf.add(template);
+    meter.set('shelf_bytes', shelf.bytes);
+    meter.set('shelf_templates', shelf.templates);
+    for (const [hash, { candidate, resolvers }] of waiting) {
+      if (candidate.jobId !== template.jobId) continue;
+      waiting.delete(hash);
+      begin(hash, candidate, resolvers);
+    }
+  }
+
+  function noteTip(tipDisplay: string): void {
+    if (tipsSeen.has(tipDisplay)) return;
+    const nowMs = monotonicMs();
+    tipsSeen.set(tipDisplay, nowMs);
+    if (tipsSeen.size > TIPS_SEEN_MAX) tipsSeen.delete(tipsSeen.keys().next().value!);
+    for (const block of watched.values()) {
+      hurryLooks(block.progress, nowMs, limits);
+      schedule(block);
+    }
+  }
+
+  /** Keeps a connection to each node open and hears of its tip. */
+  async function warm(node: Node): Promise<void> {
+    const answer = await node.rpc.call('getbestblockhash', []);
+    if (stopped) return;
+    const absent = answer.kind === 'unreachable' || answer.kind === 'warming-up';
+    if (!node.probing || !absent) settleGate(node, absent);
+    const tip = answer.kind === 'result' ? decodeHashDisplay(answer.result) : null;
+    meter.set('block_node_reachable', tip === null ? 0 : 1, { node: node.address.name });
+    node.tipDisplay = tip;
+    if (tip !== null) noteTip(tip);
+  }
+
+  // ---- start ----------------------------------------------------------------------------------------------------
+
+  for (const record of await files.scan()) {
+    const hash = encodeHexReversed(record.candidate.headerHash);
+    const { state } = record;
+    const known =
+      state === 'accepted' || state === 'side' || state === 'confirmed' || state === 'orphaned';
+    const progress = createProgress(nodeNames, record.candidate.height, monotonicMs(), {
+      state,
+      known,
+    });
+    const block = watch(hash, record.candidate, progress);
+    block.onDisk = true;
+    block.kept = true;
+    log.info('a found block is taken up again', { hash, height: record.candidate.height, state });
+    post('block.candidates', hash, encodeBlockCandidate(record.candidate));
+    // What a node had is told when it has been looked at.
+    if (!known) tell(block);
+    pump(block);
+  }
+  await bus.subscribe('mining.templates', 'blocksubmit', async (records) => {
+    for (const { value } of records) takeTemplate(value);
+  });
+  for (const node of nodes.values()) void warm(node);
+  const warming = setInterval(() => {
+    for (const node of nodes.values()) void warm(node);
+  }, options.warmMs ?? WARM_MS);
+
+  return {
+    submit,
+    attach(port) {
+      port.on('message', (request: LaneRequest) => {
+        if (request?.kind !== 'candidate') return;
+        void submit(request.candidate).then(() => {
+          const answer: LaneAnswer = { kind: 'kept', headerHash: request.candidate.headerHash };
+          if (!stopped) port.postMessage(answer);
+        });
+      });
+    },
+    status() {
+      const blocks = [...watched.values()];
+      return {
+        undelivered: blocks.filter(({ progress }) => !isDelivered(progress)).length + waiting.size,
+        watched: blocks.length,
+        templates: shelf.templates,
+        nodes: [...nodes.values()].map(({ address, tipDisplay }) => ({
+          name: address.name,
+          reachable: tipDisplay !== null,
+        })),
+      };
+    },
+    async stop() {
+      stopped = true;
+      clearInterval(warming);
+      for (const block of watched.values()) if (block.timer !== null) clearTimeout(block.timer);
+      for (const { rpc } of nodes.values()) rpc.stop();
+      await Promise.allSettled([...diskWork]);
+    },
+  };
+}
