@@ -8,6 +8,7 @@ import { createServer, type Socket } from 'node:net';
 import { serveParent } from './child.ts';
 import { monotonicMs } from './fleet.ts';
 import { readMemory, type ServerMemory } from './memory.ts';
+import type { BroadcastAnswer } from './server.ts';
 
 const ACCEPTED = '{"id":7,"result":true,"error":null}\n';
 const SUBSCRIBED = '{"id":1,"result":[[["mining.notify","00000001"]],"00000001",8],"error":null}\n';
@@ -43,7 +44,7 @@ serveParent(
       }),
     /** Writes `bytes` latin1 characters to every socket, `chunk` sockets per turn of the loop. Monotonic ms of begin and end. */
     broadcast: (args: { bytes: number; chunk: number }) =>
-      new Promise<{ startedMs: number; endedMs: number; longestTurnMs: number }>((resolve) => {
+      new Promise<BroadcastAnswer>((resolve) => {
         const line = Buffer.from(`${'x'.repeat(args.bytes - 1)}\n`, 'latin1');
         const list = [...sockets];
         const startedMs = monotonicMs();
@@ -55,7 +56,7 @@ serveParent(
             list[at]!.write(line);
           longestTurnMs = Math.max(longestTurnMs, monotonicMs() - turnMs);
           if (at < list.length) setImmediate(turn);
-          else resolve({ startedMs, endedMs: monotonicMs(), longestTurnMs });
+          else resolve({ startedMs, endedMs: monotonicMs(), longestTurnMs, bytes: line.length });
         };
         turn();
       }),

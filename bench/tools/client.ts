@@ -168,7 +168,7 @@ function talk(miner: Miner, chunk: string): void {
     if (message.method === 'mining.notify') {
       miner.jobId = String(message.params![0]);
       miner.ntime = String(message.params![7]);
-      if (miner.line !== null) miner.line = null;
+      if (load !== null) prepareLine(miner);
     } else if (message.method === undefined) {
       if (message.error !== null && message.error !== undefined && miner.stage !== 'ready') {
         if (firstRefusal === '') firstRefusal = line;

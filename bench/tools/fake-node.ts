@@ -1,0 +1,154 @@
+/**
+ * A node that only keeps time: speaks enough of Bitcoin Core's JSON-RPC for a pool to start and submit, and notes on
+ * CLOCK_MONOTONIC when the first byte of every submitblock arrived. It accepts everything at once and never moves its tip, so that
+ * it costs the machine nothing but reading the block.
+ *
+ * Verbs: listen({ bits, weight }) → { port, blockBytes, transactions }, submissions() → what came since the last call.
+ */
+import { createServer, type Socket } from 'node:net';
+import { makeBigTemplate } from './big-template.ts';
+import { serveParent } from './child.ts';
+import { monotonicMs } from './fleet.ts';
+
+/** First byte of the request and its end, monotonic milliseconds; the 80 header bytes in hex say which block it was. */
+export type SubmissionSeen = {
+  headerHex: string;
+  firstByteMs: number;
+  lastByteMs: number;
+  bytes: number;
+};
+
+let templateJson = '';
+const submissions: SubmissionSeen[] = [];
+const known = new Set<string>();
+const sockets = new Set<Socket>();
+const TIP = 'ab'.repeat(28).padStart(64, '0');
+
+/** One connection's request being read. Only the beginning of a body is kept. */
+type Reading = {
+  firstByteMs: number;
+  head: string;
+  headEnd: number;
+  bodyBytes: number;
+  total: number;
+};
+
+const server = createServer((socket) => {
+  sockets.add(socket);
+  socket.setNoDelay(true);
+  let reading: Reading | null = null;
+  socket.on('data', (bytes) => {
+    reading ??= { firstByteMs: monotonicMs(), head: '', headEnd: -1, bodyBytes: 0, total: -1 };
+    reading.bodyBytes += bytes.length;
+    if (reading.head.length < 16_384) reading.head += bytes.latin1Slice(0, 16_384);
+    if (reading.headEnd < 0) {
+      const at = reading.head.indexOf('\r\n\r\n');
+      if (at < 0) return;
+      reading.headEnd = at + 4;
+      const match = /content-length:\s*(\d+)/i.exec(reading.head.slice(0, at));
+      reading.total = reading.headEnd + Number(match?.[1] ?? 0);
+    }
+    if (reading.bodyBytes < reading.total) return;
+    const done = reading;
+    reading = null;
+    answer(socket, done);
+  });
+  socket.on('error', () => {});
+  socket.on('close', () => sockets.delete(socket));
+});
+
+function answer(socket: Socket, reading: Reading): void {
+  const body = reading.head.slice(reading.headEnd);
+  const method = /"method"\s*:\s*"(\w+)"/.exec(body)?.[1] ?? '';
+  const id = /"id"\s*:\s*("[^"]*"|\d+|null)/.exec(body)?.[1] ?? 'null';
+  if (method === 'submitblock') {
+    const headerHex = /"params"\s*:\s*\[\s*"([0-9a-f]{160})/.exec(body)?.[1] ?? '';
+    submissions.push({
+      headerHex,
+      firstByteMs: reading.firstByteMs,
+      lastByteMs: monotonicMs(),
+      bytes: reading.bodyBytes,
+    });
+    reply(socket, `{"result":null,"error":null,"id":${id}}`);
+    return;
+  }
+  const result = resultOf(method, body);
+  if (result === null) {
+    reply(
+      socket,
+      `{"result":null,"error":{"code":-32601,"message":"Method not found"},"id":${id}}`,
+    );
+  } else if (result !== 'never') reply(socket, `{"result":${result},"error":null,"id":${id}}`);
+}
+
+/** JSON text of the result, null for a method that is not there, `never` for a long-poll that stays open. */
+function resultOf(method: string, body: string): string | null {
+  switch (method) {
+    case 'getblocktemplate':
+      if (body.includes('"proposal"') && body.includes('"mode"')) return 'null';
+      return body.includes('longpollid') ? 'never' : templateJson;
+    case 'getblockchaininfo':
+      return JSON.stringify({
+        chain: 'regtest',
+        blocks: 200,
+        headers: 200,
+        bestblockhash: TIP,
+        chainwork: 'c9'.padStart(64, '0'),
+        initialblockdownload: false,
+      });
+    case 'getnetworkinfo':
+      return JSON.stringify({ version: 280_100, subversion: '/bench:1/', connections: 8 });
+    case 'getbestblockhash':
+      return JSON.stringify(TIP);
+    case 'getblockcount':
+      return '200';
+    case 'getblockhash':
+      return JSON.stringify(TIP);
+    case 'getblockheader': {
+      const hash = /"([0-9a-f]{64})"/.exec(body.slice(body.indexOf('params')))?.[1] ?? TIP;
+      known.add(hash);
+      if (known.size > 10_000) known.clear();
+      return JSON.stringify({
+        hash,
+        confirmations: 1,
+        height: hash === TIP ? 200 : 201,
+        previousblockhash: TIP,
+      });
+    }
+    case 'submitheader':
+    case 'preciousblock':
+      return 'null';
+    default:
+      return null;
+  }
+}
+
+function reply(socket: Socket, body: string): void {
+  socket.write(
+    `HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
+}
+
+serveParent(
+  {
+    listen: (args: { bits: number; weight: number }) =>
+      new Promise<{ port: number; blockBytes: number; transactions: number }>((resolve) => {
+        const template = makeBigTemplate({ ...args, time: Math.floor(Date.now() / 1000) });
+        templateJson = template.json;
+        server.listen(0, '127.0.0.1', () => {
+          const address = server.address();
+          resolve({
+            port: typeof address === 'object' && address !== null ? address.port : 0,
+            blockBytes: template.blockBytes,
+            transactions: template.transactions,
+          });
+        });
+      }),
+    submissions: () => submissions.splice(0),
+    template: () => templateJson,
+  },
+  () => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  },
+);
