@@ -1,0 +1,557 @@
+/**
+ * Every setting there is, once. The configuration reader, `--help`, `docs/configuration.md` and the tests are made from
+ * this table, so a setting that is not here does not exist, and one that is here is read by `src/config.ts`.
+ *
+ * A setting has one name in three spellings: `LISTEN_PORT` in the environment, `--listen-port` as a flag (the same in lower
+ * case with dashes), and a path in the YAML file. Names and defaults are those of the founding documents; a default that
+ * differs says why in `note`.
+ */
+
+import {
+  boolean,
+  choice,
+  decimal,
+  duration,
+  hex32,
+  host,
+  httpUrl,
+  integer,
+  ipRanges,
+  type Kind,
+  listenAddress,
+  path,
+  percent,
+  postgresUrl,
+  printable,
+  records,
+  size,
+  text,
+  zmqAddresses,
+} from './grammar.ts';
+
+export type Setting<T> = {
+  env: string;
+  /** Path in the YAML file, parts separated by dots. */
+  key: string;
+  kind: Kind<T>;
+  /** As the operator would write it; null when there is none. */
+  default: string | null;
+  /** What happens without a value, for the documentation, when `default` is null. */
+  absent?: string;
+  /** Never printed, never accepted as a flag. */
+  secret?: true;
+  /** Another name of the founding documents for the same thing. */
+  also?: string;
+  description: string;
+  note?: string;
+};
+
+type Rest<T> = Omit<Setting<T>, 'env' | 'key' | 'kind' | 'default' | 'absent'>;
+
+/** A setting that always has a value. The phantom type keeps `null` out of its readers' way. */
+type Always<T> = Setting<T> & { readonly value?: T };
+type Perhaps<T> = Setting<T> & { readonly value?: T | null };
+
+function always<T>(
+  env: string,
+  key: string,
+  kind: Kind<T>,
+  fallback: string,
+  rest: Rest<T>,
+): Always<T> {
+  return { env, key, kind, default: fallback, ...rest };
+}
+
+function perhaps<T>(
+  env: string,
+  key: string,
+  kind: Kind<T>,
+  absent: string,
+  rest: Rest<T>,
+): Perhaps<T> {
+  return { env, key, kind, default: null, absent, ...rest };
+}
+
+const port = integer(1, 65_535);
+const difficulty = decimal(1e-9, 1e15);
+const tlsModes = choice(['auto', 'off', 'only']);
+
+/** In the order of the documentation. */
+export const SETTINGS = {
+  // What is mined, and for whom
+  network: perhaps(
+    'NETWORK',
+    'network',
+    choice(['mainnet', 'testnet3', 'testnet4', 'signet', 'regtest'], {
+      main: 'mainnet',
+      bitcoin: 'mainnet',
+      testnet: 'testnet3',
+    }),
+    'mainnet; with no node configured, regtest',
+    { description: 'The chain. The node must be on it: its genesis block is compared.' },
+  ),
+  coinType: always('COIN_TYPE', 'mining.coin_type', choice(['bitcoin']), 'bitcoin', {
+    description: 'The coin. Only Bitcoin can be mined.',
+  }),
+  poolAddress: perhaps(
+    'POOL_ADDRESS',
+    'mining.pool_address',
+    text(120, 'Bitcoin address of the network'),
+    'needed with a node, unless PAYOUT_MODE=solo; the development chain makes its own',
+    { description: 'Where blocks are paid to in mode pool, and the fee in mode solo.' },
+  ),
+  payoutMode: always('PAYOUT_MODE', 'mining.payout_mode', choice(['pool', 'solo']), 'pool', {
+    description:
+      'pool: every block pays POOL_ADDRESS, and each accepted share stands in the database with its work. solo: a block pays the address that its finder logged in with.',
+  }),
+  poolFee: perhaps(
+    'POOL_FEE_PERCENT',
+    'mining.fee_percent',
+    percent(),
+    '1 in mode solo with a POOL_ADDRESS, 0 in mode solo without',
+    {
+      description:
+        'Share of a block that goes to POOL_ADDRESS in mode solo, kept as parts per million. In mode pool the whole block goes there, and this has no effect.',
+    },
+  ),
+  poolTag: always('POOL_TAG', 'mining.pool_tag', printable(40), '/headframe/', {
+    description: 'Text in the coinbase of every block.',
+  }),
+  versionMask: always('VERSION_MASK', 'mining.version_mask', hex32(), '1fffe000', {
+    description: 'Version bits that miners may roll (BIP320). Other bits are never offered.',
+  }),
+  dataDir: always('DATA_DIR', 'data_dir', path(), 'data', {
+    description:
+      'Folder for the journal, blocks, certificate and private database. Each network has its own folder in it.',
+  }),
+  serviceName: always('SERVICE_NAME', 'service_name', printable(64), 'headframe', {
+    description: 'Name of this process in logs and share records.',
+    note: 'Founding default: gomp.',
+  }),
+  instanceId: perhaps(
+    'INSTANCE_ID',
+    'instance_id',
+    integer(0, 255),
+    'the only process that hands out work for these miners',
+    {
+      description:
+        'Number of this process when several serve one pool. It becomes the first byte of every extranonce1, so that no two processes hand out the same work.',
+    },
+  ),
+
+  // The nodes
+  rpcHost: perhaps(
+    'BITCOIN_RPC_HOST',
+    'node.host',
+    host(),
+    'localhost when any other node setting is given',
+    {
+      description:
+        'Host of the Bitcoin node. With no node setting at all, the development chain is started.',
+    },
+  ),
+  rpcPort: perhaps(
+    'BITCOIN_RPC_PORT',
+    'node.port',
+    port,
+    "the network's own: 8332, 18332, 48332, 38332, 18443",
+    {
+      description: 'RPC port of the node.',
+    },
+  ),
+  rpcUrl: perhaps('BITCOIN_RPC_URL', 'node.rpc_url', httpUrl(), 'made of host and port', {
+    description: 'RPC address of the node as one URL, instead of host and port.',
+  }),
+  rpcUser: perhaps('BITCOIN_RPC_USER', 'node.rpc_user', text(256), 'none', {
+    description: 'RPC user.',
+  }),
+  rpcPassword: perhaps('BITCOIN_RPC_PASSWORD', 'node.rpc_password', text(256), 'none', {
+    secret: true,
+    description: 'RPC password.',
+  }),
+  rpcCookieFile: perhaps('BITCOIN_RPC_COOKIE_FILE', 'node.cookie_file', path(), 'none', {
+    description:
+      "The node's .cookie file, instead of user and password. Read again when the node has written a new one.",
+  }),
+  zmq: perhaps('BITCOIN_ZMQ_ADDR', 'node.zmq', zmqAddresses(), "port 28332 of the node's host", {
+    description:
+      'Where the node publishes hashblock, rawblock or sequence. Without it, or when it is silent, a new block is noticed by asking, within 1.5 s.',
+  }),
+  moreNodes: perhaps(
+    'BITCOIN_NODES',
+    'nodes',
+    records('rpc_url', {
+      rpc_url: { kind: nodeAddress() },
+      name: { kind: printable(32) },
+      rpc_user: { kind: text(256) },
+      rpc_password: { kind: text(256), secret: true },
+      cookie_file: { kind: path() },
+      zmq: { kind: zmqAddresses() },
+    }),
+    'one node',
+    {
+      description:
+        'Further nodes, in the order in which they are preferred. Blocks go to all of them at once; templates come from the best. User, password and cookie file are those of the first node where not given.',
+    },
+  ),
+  pollInterval: always('NODE_POLL_INTERVAL', 'node.poll_interval', duration('100ms', '1s'), '1s', {
+    description: 'How often the node is asked for its best block, beside ZMQ and long-poll.',
+  }),
+
+  // Jobs
+  jobRefresh: always('JOB_REFRESH', 'mining.job_refresh', duration('1s', '2m'), '30s', {
+    description: 'Miners get a job with fresh transactions at least this often.',
+  }),
+  jobFeeRiseSats: always(
+    'JOB_FEE_RISE_SATS',
+    'mining.job_fee_rise_sats',
+    integer(0, 100_000_000_000),
+    '1000000',
+    {
+      description:
+        'Miners get a new job as soon as the fees in it have risen by so many satoshi. 0: never for this reason.',
+    },
+  ),
+  jobFeeRisePercent: always('JOB_FEE_RISE_PERCENT', 'mining.job_fee_rise_percent', percent(), '1', {
+    description: 'The same, as part of what the whole block pays. 0: never for this reason.',
+  }),
+  jobTimeout: always('JOB_TIMEOUT', 'mining.job_timeout', duration('5m', '1h'), '5m', {
+    description:
+      'A share for a job of the current block is credited at least this long after the job was made.',
+    note: 'Founding default 120s: miners behind proxies are slower than that. Stale is what a new block makes stale.',
+  }),
+
+  // Stratum
+  listenAddr: always('LISTEN_ADDR', 'server.host', listenAddress(), '0.0.0.0', {
+    description: 'Interface on which miners are served.',
+  }),
+  listenPort: always('LISTEN_PORT', 'server.port', port, '3333', {
+    description:
+      'Port on which miners are served: plain Stratum and TLS on the same port, told apart by the first byte.',
+  }),
+  morePorts: perhaps(
+    'LISTEN_PORTS',
+    'server.ports',
+    records('port', {
+      port: { kind: port },
+      host: { kind: listenAddress() },
+      difficulty: { kind: difficulty },
+      min: { kind: difficulty },
+      max: { kind: difficulty },
+      tls: { kind: tlsModes },
+      vardiff: { kind: boolean() },
+    }),
+    'one port',
+    {
+      description:
+        'Further ports with a starting difficulty and limits of their own, such as 3334;difficulty=65536;min=1024. What is not given is as on the first port.',
+    },
+  ),
+  tlsMode: perhaps('TLS_MODE', 'server.tls.mode', tlsModes, 'auto', {
+    description: 'auto: both plain and TLS. off: plain only. only: TLS only.',
+  }),
+  tlsEnabled: perhaps('TLS_ENABLED', 'server.tls.enabled', boolean(), 'true', {
+    description: 'true is TLS_MODE=auto, false is TLS_MODE=off.',
+    note: 'Founding default: false. Here TLS needs no set-up, and the port serves plain Stratum all the same.',
+  }),
+  tlsCertFile: perhaps(
+    'TLS_CERT_FILE',
+    'server.tls.cert_file',
+    path(),
+    'a certificate of its own, made once',
+    {
+      description: 'Certificate chain, PEM. Read again when it changes and on SIGHUP.',
+    },
+  ),
+  tlsKeyFile: perhaps('TLS_KEY_FILE', 'server.tls.key_file', path(), 'as above', {
+    description: 'Private key, PEM, without a passphrase.',
+  }),
+  proxyTrusted: always('PROXY_TRUSTED', 'server.proxy_trusted', ipRanges(), 'none', {
+    description:
+      "Load balancers whose PROXY protocol header (v1 or v2) is believed. Anybody else's closes the connection.",
+  }),
+  maxConnections: always(
+    'MAX_CONNECTIONS',
+    'server.max_connections',
+    integer(1, 1_000_000),
+    '10000',
+    {
+      description:
+        'Miners served at once, all ports together. Lowered, with a warning, when the operating system allows fewer files.',
+    },
+  ),
+  maxPerAddress: always(
+    'MAX_CONNECTIONS_PER_IP',
+    'server.max_connections_per_ip',
+    integer(1, 1_000_000),
+    '256',
+    {
+      description: 'Of these from one IPv4 address or one IPv6 /64.',
+    },
+  ),
+  maxPerNetwork: always(
+    'MAX_CONNECTIONS_PER_NETWORK',
+    'server.max_connections_per_network',
+    integer(1, 1_000_000),
+    '1024',
+    {
+      description: 'Of these from one IPv4 /24 or one IPv6 /48.',
+    },
+  ),
+  allowList: always('ALLOW_LIST', 'server.allow_list', ipRanges(), 'none', {
+    description:
+      'Farms and proxies for which only the total limit holds, and which are never banned. This machine is always among them.',
+  }),
+  readTimeout: always('READ_TIMEOUT', 'server.read_timeout', duration('1s', '10m'), '30s', {
+    description: 'A new miner must have subscribed and authorized by then.',
+  }),
+  writeTimeout: always('WRITE_TIMEOUT', 'server.write_timeout', duration('1s', '10m'), '10s', {
+    description: 'A miner that does not take what is sent to it is cut off after this.',
+    note: 'Founding default 30s: a reader that never reads is better dropped before it has missed a block.',
+  }),
+  idleTimeout: always('IDLE_TIMEOUT', 'server.idle_timeout', duration('1m', '1d'), '15m', {
+    description: 'A miner from which nothing has come for so long is cut off.',
+    note: 'Founding default 120s: that cuts off honest small miners, which may need longer for one share.',
+  }),
+  maxMessageSize: always(
+    'MAX_MESSAGE_SIZE',
+    'server.max_message_size',
+    size('1KiB', '15KiB'),
+    '8KiB',
+    {
+      description: 'Longest line from a miner that has authorized; before, a quarter of it.',
+      note: 'Founding default 4096: proxies with long names and answers need more.',
+    },
+  ),
+  submitsPerSecond: always(
+    'SUBMITS_PER_SECOND',
+    'mining.submits_per_second',
+    integer(1, 100_000),
+    '20',
+    {
+      description:
+        'Shares of one session that are credited, in the long run. What is more is answered with an error. A block is never lost to this.',
+    },
+  ),
+  submitBurst: always('SUBMIT_BURST', 'mining.submit_burst', integer(1, 1_000_000), '200', {
+    description: 'The same in one burst.',
+  }),
+
+  // Difficulty
+  minDifficulty: always('MIN_DIFFICULTY', 'mining.min_difficulty', difficulty, '0.001', {
+    description: 'Lowest share difficulty.',
+    note: 'The default is the Stratum server document’s. GOMP’s 1.0 is one share in 24 hours for an ESP32 at 50 kH/s; 0.001 is one in 86 seconds.',
+  }),
+  maxDifficulty: always('MAX_DIFFICULTY', 'mining.max_difficulty', difficulty, '1000000000000', {
+    description:
+      'Highest share difficulty. The difficulty of the network is always a further bound.',
+    note: 'Founding default 1000000: a proxy above 15 PH/s would send more shares than SUBMITS_PER_SECOND takes.',
+  }),
+  initialDifficulty: always('INITIAL_DIFFICULTY', 'mining.initial_difficulty', difficulty, '1024', {
+    description: 'Difficulty of a miner that is not known yet.',
+    note: 'Founding default 1.0: right for nobody. 1024 is right for a Bitaxe; an ESP32 is reached by four steps down in two minutes, a 100 TH/s machine by one step up.',
+  }),
+  vardiffTarget: always(
+    'VARDIFF_TARGET',
+    'mining.target_share_time',
+    duration('500ms', '10m'),
+    '6s',
+    {
+      description: 'Wanted time between two shares of a miner.',
+      note: 'Founding defaults 30s and 10s: 6s gives 600 shares an hour, which shows a hashrate to 8 percent.',
+    },
+  ),
+  vardiffRetarget: always(
+    'VARDIFF_RETARGET',
+    'mining.retarget_time',
+    duration('1s', '1h'),
+    '240s',
+    {
+      description:
+        'Time over which a steady miner is looked at before its difficulty changes. Far too fast and silent miners are corrected at once.',
+      note: 'Founding default 90s: at one share in 30 s that is three shares, which tell nothing. ckpool looks at 240 s too.',
+    },
+  ),
+  vardiffVariance: always(
+    'VARDIFF_VARIANCE_PERCENT',
+    'mining.variance_percent',
+    decimal(10, 400),
+    '100',
+    {
+      description:
+        'A miner whose pace is off by less than this keeps its difficulty: 100 means between half and twice the wanted pace.',
+      note: 'Founding default 30: forty shares are off by that much by chance every seventeenth time.',
+    },
+  ),
+
+  // Storage
+  ackMode: always('ACK_MODE', 'storage.ack_mode', choice(['disk', 'memory']), 'disk', {
+    description:
+      'disk: a share is answered once it is synced to disk. memory: answered at once; the last moments are lost when the machine dies.',
+  }),
+  journalMax: always('JOURNAL_MAX', 'storage.journal_max', size('16MiB', '64GiB'), '256MiB', {
+    description:
+      'Shares that may wait on disk for the database. Above it shares are refused; blocks never are.',
+  }),
+  databaseUrl: perhaps(
+    'DATABASE_URL',
+    'storage.database_url',
+    postgresUrl(),
+    'a private PostgreSQL in DATA_DIR',
+    {
+      secret: true,
+      also: 'POSTGRES_URL',
+      description: 'PostgreSQL 15 or later to use instead of the private one.',
+    },
+  ),
+  databaseInsecure: always(
+    'DATABASE_ALLOW_INSECURE',
+    'storage.database_allow_insecure',
+    boolean(),
+    'false',
+    {
+      description: 'Allows sslmode=disable to a database on another machine.',
+    },
+  ),
+
+  // What can be looked at
+  apiEnabled: always('API_ENABLED', 'api.enabled', boolean(), 'true', {
+    description: 'Status page and JSON.',
+  }),
+  apiAddr: always('API_ADDR', 'api.host', listenAddress(), '0.0.0.0', {
+    description:
+      'Interface of the status page. It is read-only and shows pool, workers and blocks.',
+  }),
+  apiPort: always('API_PORT', 'api.port', port, '8080', {
+    description: 'Port of the status page.',
+  }),
+  metricsEnabled: always('METRICS_ENABLED', 'server.metrics.enabled', boolean(), 'true', {
+    description: 'Metrics, health and profiles.',
+  }),
+  metricsAddr: always('METRICS_ADDR', 'server.metrics.host', listenAddress(), '127.0.0.1', {
+    description:
+      'Interface of metrics, health and profiles. Keep it private: a heap snapshot holds everything the process knows.',
+    note: 'The founding documents publish this port. In a container set 0.0.0.0 and publish it to the monitoring network only.',
+  }),
+  metricsPort: always('METRICS_PORT', 'server.metrics.port', port, '9090', {
+    description: 'Port of metrics and health.',
+  }),
+  metricsWorkers: always(
+    'METRICS_WORKERS_MAX',
+    'server.metrics.workers_max',
+    integer(0, 10_000),
+    '200',
+    {
+      description: 'Workers with a hashrate of their own in the metrics, the largest first.',
+    },
+  ),
+
+  // Logs
+  logLevel: always(
+    'LOG_LEVEL',
+    'logging.level',
+    choice(['debug', 'info', 'warn', 'error']),
+    'info',
+    {
+      description: 'Least important kind of line that is written.',
+    },
+  ),
+  logFormat: always(
+    'LOG_FORMAT',
+    'logging.format',
+    choice(['auto', 'json', 'text'], { console: 'text' }),
+    'auto',
+    {
+      description:
+        'json: one object per line. text: for people. auto: text at a terminal, json elsewhere.',
+      note: 'Founding default json, which is what auto means everywhere but at a terminal.',
+    },
+  ),
+  logOutput: always('LOG_OUTPUT', 'logging.output', choice(['stdout', 'file']), 'stdout', {
+    description: 'Where lines go.',
+  }),
+  logFile: perhaps('LOG_FILE', 'logging.file_path', path(), 'none', {
+    description: 'The file for LOG_OUTPUT=file. Opened again on SIGHUP, for log rotation.',
+  }),
+
+  // The development chain
+  devBlockTime: always('DEV_BLOCK_TIME', 'dev.block_time', duration('100ms', '1h'), '5s', {
+    description:
+      'With no node configured: average time between two blocks of the development chain.',
+  }),
+} as const;
+
+export type SettingName = keyof typeof SETTINGS;
+
+/** The value of every setting, checked one by one but not against each other. */
+export type Values = {
+  [Name in SettingName]: (typeof SETTINGS)[Name] extends { readonly value?: infer T }
+    ? Exclude<T, undefined>
+    : never;
+};
+
+/** Headings of the documentation, each before the setting it begins with. */
+export const SECTIONS: ReadonlyMap<SettingName, string> = new Map<SettingName, string>([
+  ['network', 'What is mined, and for whom'],
+  ['rpcHost', 'The nodes'],
+  ['jobRefresh', 'Jobs'],
+  ['listenAddr', 'Stratum'],
+  ['minDifficulty', 'Difficulty'],
+  ['ackMode', 'Storage'],
+  ['apiEnabled', 'What can be looked at'],
+  ['logLevel', 'Logs'],
+  ['devBlockTime', 'The development chain'],
+]);
+
+/**
+ * Names of the founding documents that this version does not read, and what to do. Finding one is a warning, because a
+ * machine may serve other programs with it too.
+ */
+export const UNREAD: ReadonlyMap<string, string> = new Map([
+  ['VERSION', 'the version is that of the package'],
+  ['ENVIRONMENT', 'nothing depends on it'],
+  ['KAFKA_BROKERS', 'everything runs in one process, without Kafka'],
+  ['KAFKA_GROUP_ID', 'everything runs in one process, without Kafka'],
+  ['REDIS_URL', 'everything runs in one process, without Redis'],
+  ['INFLUX_URL', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
+  ['INFLUX_TOKEN', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
+  ['INFLUX_ORG', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
+  ['INFLUX_BUCKET', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
+  ['PPLNS_WINDOW_FACTOR', 'blocks are paid as PAYOUT_MODE says; there is no PPLNS in this version'],
+  ['BUFFER_SIZE', 'buffers are as large as a line'],
+  ['WORKER_POOL_SIZE', 'there is no pool of threads to size'],
+]);
+
+/** The same for keys of the file. A key stands for everything below it. */
+export const UNREAD_KEYS: ReadonlyMap<string, string> = new Map([
+  ['redis', 'everything runs in one process, without Redis'],
+  ['mining.stale_job_threshold', 'shares go stale with the tip, see mining.job_timeout'],
+  ['mining.extranonce1_size', 'it is 4 bytes'],
+  ['mining.extranonce2_size', 'it is 8 bytes'],
+]);
+
+/** Keys that would put data somewhere else than their writer believes. Finding one is a fault. */
+export const REFUSED_KEYS: ReadonlyMap<string, string> = new Map([
+  ['postgres', 'write storage.database_url: postgres://user:password@host:5432/database'],
+]);
+
+/** How a further node is named: a URL, or host and port. */
+function nodeAddress(): Kind<string> {
+  const url = httpUrl();
+  const name = host();
+  return {
+    form: 'URL, host or host:port',
+    parse(value) {
+      if (value.includes('://')) return url.parse(value);
+      const match = /^(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?$/.exec(value);
+      if (match === null) return { ok: false, reason: 'is not a URL, host or host:port' };
+      const checked = name.parse(match[1]!.replace(/^\[(.*)\]$/, '$1'));
+      if (!checked.ok) return checked;
+      if (match[2] !== undefined) {
+        const number = port.parse(match[2]);
+        if (!number.ok) return { ok: false, reason: `has a port that ${number.reason}` };
+      }
+      return { ok: true, value };
+    },
+  };
+}
