@@ -54,7 +54,6 @@ const KNOWN_PREFIXES: ReadonlyMap<string, string> = new Map([
   ['dgb', 'DigiByte'],
   ['grs', 'Groestlcoin'],
   ['btg', 'Bitcoin Gold'],
-  ['nc', 'Namecoin'],
   ['ep', 'eCash'],
   ['lnbc', 'a Lightning invoice'],
   ['lntb', 'a Lightning testnet invoice'],
@@ -127,17 +126,18 @@ export function encodeAddress(script: Uint8Array, network: Network): string | nu
 }
 
 /**
- * The human-readable part when the text is meant as bech32: letters in front of the last `1`, and a name we know or a
- * shape no base58 address has. Null sends the text to base58.
+ * The human-readable part when the text is meant as bech32: it begins with one we know, or is too long for base58 and has
+ * letters in front of its last `1`. Null sends the text to base58. Test addresses in base58 begin with m or n, so a short
+ * text with such a prefix is one of those.
  */
 function prefixOf(text: string): string | null {
-  const separator = text.lastIndexOf('1');
-  if (separator < 1) return null;
-  const prefix = text.slice(0, separator).toLowerCase();
-  if (KNOWN_PREFIXES.has(prefix)) return prefix;
   const lower = text.toLowerCase();
-  for (const known of KNOWN_PREFIXES.keys()) if (lower.startsWith(known + '1')) return prefix;
-  return text.length > BASE58_CHARACTERS_MAX && /^[a-z]/.test(prefix) ? prefix : null;
+  const isLong = text.length > BASE58_CHARACTERS_MAX;
+  for (const known of KNOWN_PREFIXES.keys()) {
+    if (lower.startsWith(known + '1') && (isLong || !/^[mn]/.test(known))) return known;
+  }
+  const separator = text.lastIndexOf('1');
+  return isLong && /^[a-z]+$/.test(lower.slice(0, separator)) ? lower.slice(0, separator) : null;
 }
 
 function decodeSegwit(text: string, prefix: string, network: Network): AddressAnswer {

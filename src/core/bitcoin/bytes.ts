@@ -187,27 +187,32 @@ export class ByteWriter {
   }
 
   u8(value: number): this {
-    this.#view.setUint8(this.#reserve(1), value);
+    const start = this.#reserve(1);
+    this.#view.setUint8(start, value);
     return this;
   }
 
   u16(value: number): this {
-    this.#view.setUint16(this.#reserve(2), value, true);
+    const start = this.#reserve(2);
+    this.#view.setUint16(start, value, true);
     return this;
   }
 
   u32(value: number): this {
-    this.#view.setUint32(this.#reserve(4), value, true);
+    const start = this.#reserve(4);
+    this.#view.setUint32(start, value, true);
     return this;
   }
 
   i32(value: number): this {
-    this.#view.setInt32(this.#reserve(4), value, true);
+    const start = this.#reserve(4);
+    this.#view.setInt32(start, value, true);
     return this;
   }
 
   u64(value: bigint): this {
-    this.#view.setBigUint64(this.#reserve(8), value, true);
+    const start = this.#reserve(8);
+    this.#view.setBigUint64(start, value, true);
     return this;
   }
 
@@ -220,7 +225,8 @@ export class ByteWriter {
   }
 
   bytes(bytes: Uint8Array): this {
-    this.#bytes.set(bytes, this.#reserve(bytes.length));
+    const start = this.#reserve(bytes.length);
+    this.#bytes.set(bytes, start);
     return this;
   }
 
@@ -234,6 +240,7 @@ export class ByteWriter {
     return this.#bytes.slice(0, this.#length);
   }
 
+  /** Makes room, which may replace the buffer: call it before `#bytes` or `#view` is read. */
   #reserve(length: number): number {
     const start = this.#length;
     const end = start + length;

@@ -8,11 +8,11 @@
 
 import { decodeHex, decodeHexReversed, encodeHex, equalBytes } from '../bitcoin/bytes.ts';
 import { MONEY_MAX_SATS } from '../bitcoin/coinbase.ts';
-import { sha256d } from '../bitcoin/hash.ts';
+import { sha256d, sha256dPair } from '../bitcoin/hash.ts';
 import { merkleRoot } from '../bitcoin/merkle.ts';
 import { NETWORKS, type Network } from '../bitcoin/network.ts';
 import { decodeBits } from '../bitcoin/target.ts';
-import { decodeTx, txid, wtxid } from '../bitcoin/tx.ts';
+import { decodeTx, encodeTx } from '../bitcoin/tx.ts';
 
 export type TemplateTransaction = {
   /** Wire order. */
@@ -227,18 +227,24 @@ function verify(list: TransactionList, witnessCommitment: Uint8Array | null): vo
     const bytes = decodeHex(transaction.data)!;
     const decoded = decodeTx(bytes);
     if (!decoded.ok) throw new Refusal(`${at}: ${decoded.reason}`);
-    if (!equalBytes(txid(decoded.tx), transaction.txid)) {
+    // `decodeTx` accepts canonical bytes only, so those given are those it would encode with witness.
+    const stripped = encodeTx(decoded.tx, { witness: false });
+    if (!equalBytes(sha256d(stripped), transaction.txid)) {
       throw new Refusal(`${at} has a txid that is not the hash of its data`);
     }
-    if (!equalBytes(wtxid(decoded.tx), list.wtxids[index]!)) {
+    const wtxid = stripped.length === bytes.length ? transaction.txid : sha256d(bytes);
+    if (!equalBytes(wtxid, list.wtxids[index]!)) {
       throw new Refusal(`${at} has a hash that is not the hash of its data`);
+    }
+    if (3 * stripped.length + bytes.length !== transaction.weight) {
+      throw new Refusal(`${at} has a weight that is not the weight of its data`);
     }
   }
   if (witnessCommitment === null) return;
-  const root = merkleRoot([new Uint8Array(32), ...list.wtxids]);
-  const reserved = new Uint8Array(64);
-  reserved.set(root);
-  if (!equalBytes(sha256d(reserved), witnessCommitment.subarray(6, 38))) {
+  // BIP141: the coinbase counts as zeros in the tree, and the reserved value hashed with the root is 32 zero bytes.
+  const zeros = new Uint8Array(32);
+  const root = merkleRoot([zeros, ...list.wtxids]);
+  if (!equalBytes(sha256dPair(root, zeros), witnessCommitment.subarray(6, 38))) {
     throw new Refusal('default_witness_commitment does not commit to the transactions');
   }
 }
