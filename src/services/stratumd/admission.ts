@@ -65,9 +65,9 @@ export type Admitted =
   | { kind: 'refuse'; reason: RefusalReason };
 
 /** One admitted connection's place in the tables. */
-export type Ticket = { source: Source; isAllowed: boolean };
+export type Ticket = { readonly source: Source; readonly isAllowed: boolean; isProven: boolean };
 
-/** How long after its last earned share a source counts as honest. */
+/** How long a source counts as honest after its last proven session is gone. */
 const PROVEN_MS = 3_600_000;
 /** A ban longer past than this is no longer held against the source. */
 const BAN_MEMORY_MS = 86_400_000;
@@ -81,6 +81,8 @@ class Source {
   scoreAtMs = 0;
   bans = 0;
   bannedUntilMs = 0;
+  /** Connections now that have earned a share, and how long the last such one that is gone still counts. */
+  provenLive = 0;
   provenUntilMs = 0;
   /** When the next arrival would be on pace; lags behind the clock by at most the burst. */
   nextArrivalMs = 0;
@@ -174,12 +176,17 @@ export class Admission {
     }
     this.#networks.set(source.networkKey, network + 1);
     this.#connections++;
-    return { kind: 'admit', delayMs, ticket: { source, isAllowed } };
+    return { kind: 'admit', delayMs, ticket: { source, isAllowed, isProven: false } };
   }
 
   /** An admitted connection is gone. To be called exactly once per ticket. */
-  leave(ticket: Ticket): void {
+  leave(ticket: Ticket, nowMs: number): void {
     const source = ticket.source;
+    if (ticket.isProven) {
+      ticket.isProven = false;
+      source.provenLive--;
+      source.provenUntilMs = nowMs + PROVEN_MS;
+    }
     this.#connections--;
     const network = this.#networks.get(source.networkKey)! - 1;
     if (network === 0) this.#networks.delete(source.networkKey);
@@ -191,7 +198,7 @@ export class Admission {
 
   /**
    * Points against an address, from sessions that never earned a share. At `banScore` the address is banned, unless a
-   * share came from it within the last hour.
+   * session that has earned a share is open or was within the last hour.
    * @returns true when this call spoke a ban
    */
   blame(remoteAddress: string, points: number, nowMs: number): boolean {
@@ -205,7 +212,8 @@ export class Admission {
     source.score = Math.min(options.banScore, Math.max(0, source.score - forgotten) + points);
     source.scoreAtMs = nowMs;
     if (source.score < options.banScore) return false;
-    if (source.provenUntilMs > nowMs || source.bannedUntilMs > nowMs) return false;
+    if (source.provenLive > 0 || source.provenUntilMs > nowMs) return false;
+    if (source.bannedUntilMs > nowMs) return false;
     if (nowMs - source.bannedUntilMs > BAN_MEMORY_MS) source.bans = 0;
     const banMs = Math.min(options.banMs * 2 ** Math.min(source.bans, 30), options.banMsMax);
     source.bannedUntilMs = nowMs + banMs;
@@ -215,9 +223,11 @@ export class Admission {
     return true;
   }
 
-  /** A session behind this ticket has earned a share: its address is honest for the next hour. */
-  prove(ticket: Ticket, nowMs: number): void {
-    ticket.source.provenUntilMs = nowMs + PROVEN_MS;
+  /** A session behind this ticket has earned a share: its address is honest while it lasts and an hour longer. */
+  prove(ticket: Ticket): void {
+    if (ticket.isProven) return;
+    ticket.isProven = true;
+    ticket.source.provenLive++;
   }
 
   #sourceOf(address: Uint8Array, nowMs: number): Source {

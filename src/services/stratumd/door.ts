@@ -117,8 +117,6 @@ export type Door = {
   readonly fingerprint: string | null;
   /** Points against an address, from a session that never earned a share. Handed to the gateway as a tool. */
   blame(remoteAddress: string, points: number): void;
-  /** A session of this connection has earned a share: its address is not banned for the next hour. */
-  prove(connection: Connection): void;
   /** Reads the certificate files again (SIGHUP). */
   reloadCertificates(): Promise<void>;
   /** Stops accepting and lets the gateway say good-bye; open sessions still get their answers. */
@@ -329,11 +327,6 @@ class Hall implements Door {
     if (!this.#admission.blame(remoteAddress, points, performance.now())) return;
     this.#log.warn('address banned: too much bad input and never a share', { remoteAddress });
     for (const wire of this.#early) if (wire.remoteAddress === remoteAddress) this.destroy(wire);
-  }
-
-  prove(connection: Connection): void {
-    if (!(connection instanceof Wire) || connection.ticket === null) return;
-    this.#admission.prove(connection.ticket, performance.now());
   }
 
   async reloadCertificates(): Promise<void> {
@@ -672,6 +665,9 @@ class Hall implements Door {
       return;
     }
     wire.lines += this.#limits.linesPerTurn - left;
+    if (session.proven && wire.ticket !== null && !wire.ticket.isProven) {
+      this.#admission.prove(wire.ticket);
+    }
     if (framer.pending) {
       this.#halt(wire);
       return;
@@ -818,9 +814,12 @@ class Hall implements Door {
     this.#closing.delete(wire);
     this.#parked.delete(wire);
     this.counters.connections--;
-    if (wire.ticket !== null) this.#admission.leave(wire.ticket);
     const session = wire.session;
     const isStranger = session === null || !session.authorized;
+    if (wire.ticket !== null) {
+      if (session?.proven === true) this.#admission.prove(wire.ticket);
+      this.#admission.leave(wire.ticket, performance.now());
+    }
     if (session !== null) this.#gateway.closed(session, this.#clock.nowMs());
     if (isTheirs && isStranger && !this.#isDraining && wire.ticket !== null) {
       this.blame(wire.remoteAddress, BLAME_NOTHING_SAID);

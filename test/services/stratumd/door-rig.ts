@@ -39,7 +39,10 @@ export const quiet: Log = {
   },
 };
 
-type FakeSession = Pick<Session, 'closed' | 'authorized' | 'lineBytesMax' | 'connection'>;
+type FakeSession = Pick<
+  Session,
+  'closed' | 'authorized' | 'lineBytesMax' | 'connection' | 'proven'
+>;
 
 /** Answers every request with true; authorize raises the line limit; what is not JSON closes. */
 export class FakeGateway {
@@ -53,6 +56,7 @@ export class FakeGateway {
       connection,
       closed: false,
       authorized: false,
+      proven: false,
       lineBytesMax: 2_048,
     };
     this.sessions.push(session);
@@ -89,6 +93,13 @@ export class FakeGateway {
 
 export type Rig = { door: Door; gateway: FakeGateway; port: number; stop(): Promise<void> };
 
+const openRigs = new Set<Rig>();
+
+/** Stops what a failed test left open. */
+export async function stopRigs(): Promise<void> {
+  for (const rig of openRigs) await rig.stop();
+}
+
 export async function openRig(
   changes: Partial<Omit<DoorOptions, 'limits' | 'trustedProxies'>> & {
     limits?: Partial<DoorLimits>;
@@ -110,7 +121,17 @@ export async function openRig(
       limits: { ...DOOR_LIMITS, ...limits },
     },
   );
-  return { door, gateway, port: door.ports[0]!, stop: () => door.stop({ flushMs: 200 }) };
+  const rig: Rig = {
+    door,
+    gateway,
+    port: door.ports[0]!,
+    stop() {
+      openRigs.delete(rig);
+      return door.stop({ flushMs: 200 });
+    },
+  };
+  openRigs.add(rig);
+  return rig;
 }
 
 /** A client that remembers. `ended` resolves with how the server hung up. */
