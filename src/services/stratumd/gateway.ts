@@ -268,6 +268,7 @@ export class Gateway {
   tick(nowMs: number): void {
     this.#advance(nowMs);
     this.#watchTemplate();
+    this.#repeatJob();
     if (this.#late.size > 0) {
       for (const session of [...this.#late]) {
         this.#late.delete(session);
@@ -1303,14 +1304,16 @@ export class Gateway {
           ageSeconds: seconds,
         });
     }
+  }
+
+  /** No new job for a while: the newest goes out again with a later time, before miners think that the pool is gone. */
+  #repeatJob(): void {
+    const { metrics } = this.#tools;
     if (metrics.workState === 2) return;
-    if (
-      this.#nowMs - this.#broadcastAtMs >= limits.rebroadcastMs &&
-      this.#jobs.callAgain(this.#nowMs) !== null
-    ) {
-      metrics.jobVariants += 1;
-      this.#broadcast();
-    }
+    if (this.#nowMs - this.#broadcastAtMs < this.#options.limits.rebroadcastMs) return;
+    if (this.#jobs.callAgain(this.#nowMs) === null) return;
+    metrics.jobVariants += 1;
+    this.#broadcast();
   }
 
   /** A slice of the sessions: time-outs and silence. Every session's turn comes within two seconds. */
