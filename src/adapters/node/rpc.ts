@@ -117,6 +117,10 @@ export function createRpc(options: RpcOptions): Rpc {
       }, leftMs);
       call.signal?.addEventListener('abort', onAbort);
       stopping.signal.addEventListener('abort', onAbort);
+      if (stopping.signal.aborted || call.signal?.aborted) {
+        onAbort();
+        return;
+      }
       try {
         request = (secure ? https : http).request({
           ...requestOptions,
@@ -208,7 +212,7 @@ export function createRpc(options: RpcOptions): Rpc {
       if (
         reply.answer.kind === 'overloaded' &&
         nowMs - startedMs < OVERLOAD_PATIENCE_MS &&
-        nowMs + OVERLOAD_PAUSE_MS < deadlineMs &&
+        nowMs + 2 * OVERLOAD_PAUSE_MS < deadlineMs &&
         !stopping.signal.aborted &&
         !call.signal?.aborted
       ) {
