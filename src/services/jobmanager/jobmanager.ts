@@ -271,7 +271,8 @@ export async function startJobmanager(
   async function runLongPoll(source: Source, signal: AbortSignal): Promise<void> {
     while (!signal.aborted && !stopped) {
       if (source.longPollId === '') {
-        await pause(LONG_POLL_EMPTY_MS, signal);
+        // The first template is on its way, or the node cannot long-poll.
+        await pause(source.fetching ? LONG_POLL_EMPTY_MS / 20 : LONG_POLL_EMPTY_MS, signal);
         continue;
       }
       const asked = source.longPollId;

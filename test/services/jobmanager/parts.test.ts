@@ -1,0 +1,219 @@
+/** The pure and small parts of the job manager: choice of node, job ids, outputs, empty template. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { encodeHex } from '../../../src/core/bitcoin/bytes.ts';
+import { buildJob } from '../../../src/core/work/job.ts';
+import { decodeTemplate } from '../../../src/core/work/template.ts';
+import {
+  chooseNode,
+  compareWork,
+  findDisagreement,
+  type NodeView,
+} from '../../../src/services/jobmanager/choose.ts';
+import { createJobIds, type Mark } from '../../../src/services/jobmanager/job-ids.ts';
+import {
+  emptyTemplate,
+  encodeProposalFront,
+  splitOutputs,
+} from '../../../src/services/jobmanager/proposal.ts';
+import { fakeTransaction, startFakeNode } from '../../tools/fake-node.ts';
+import { createMemoryLog } from '../../tools/waiting.ts';
+
+function view(name: string, fields: Partial<NodeView> = {}): NodeView {
+  return {
+    name,
+    health: 'ok',
+    detail: '',
+    bestHashDisplay: 'aa',
+    blocks: 100,
+    headers: 100,
+    chainWork: 100n,
+    avoidUntilMs: 0,
+    ...fields,
+  };
+}
+
+describe('choice of node', () => {
+  it('takes the first of equals and keeps the current one', () => {
+    assert.equal(chooseNode([view('a'), view('b')], null, 0), 'a');
+    assert.equal(chooseNode([view('a'), view('b')], 'b', 0), 'b');
+  });
+
+  it('goes where more work is, by chain work before height', () => {
+    const b = view('b', { chainWork: 101n, blocks: 99 });
+    assert.equal(chooseNode([view('a'), b], 'a', 0), 'b');
+    const unknown = view('c', { chainWork: null, blocks: 103 });
+    assert.equal(chooseNode([view('a'), unknown], 'a', 0), 'c');
+  });
+
+  it('leaves out what is down, starting, syncing or on another network', () => {
+    for (const health of ['unasked', 'down', 'starting', 'syncing', 'wrong-network'] as const) {
+      const bad = view('a', { health, chainWork: 10_000n });
+      assert.equal(chooseNode([bad, view('b')], 'a', 0), 'b');
+      assert.equal(chooseNode([bad], 'a', 0), null);
+    }
+  });
+
+  it('avoids a node only while there is another', () => {
+    const bad = view('a', { avoidUntilMs: 50, chainWork: 200n });
+    assert.equal(chooseNode([bad, view('b')], 'a', 10), 'b');
+    assert.equal(chooseNode([bad, view('b')], 'b', 60), 'a');
+    assert.equal(chooseNode([bad], null, 10), 'a');
+  });
+
+  it('never leaves a healthy node for one without more work', () => {
+    const arbitrary = fc.record({
+      blocks: fc.integer({ min: 0, max: 5 }),
+      chainWork: fc.bigInt({ min: 0n, max: 5n }),
+      health: fc.constantFrom('ok' as const, 'down' as const),
+    });
+    fc.assert(
+      fc.property(fc.array(arbitrary, { minLength: 1, maxLength: 5 }), fc.nat(4), (all, pick) => {
+        const views = all.map((fields, i) => view(`n${i}`, fields));
+        const current = views[pick % views.length]!;
+        const chosen = views.find(({ name }) => name === chooseNode(views, current.name, 0));
+        if (chosen === undefined) assert.ok(views.every(({ health }) => health === 'down'));
+        else {
+          assert.equal(chosen.health, 'ok');
+          if (current.health === 'ok' && chosen !== current)
+            assert.ok(compareWork(chosen, current) > 0);
+        }
+      }),
+    );
+  });
+
+  it('sees two nodes disagree', () => {
+    assert.equal(findDisagreement([view('a'), view('b')]), null);
+    const found = findDisagreement([
+      view('a'),
+      view('b', { bestHashDisplay: 'bb', chainWork: 103n }),
+    ]);
+    assert.equal(found?.ahead.name, 'b');
+    assert.equal(
+      findDisagreement([view('a'), view('b', { health: 'down', bestHashDisplay: 'c' })]),
+      null,
+    );
+  });
+});
+
+describe('job ids', () => {
+  function memoryMark(
+    fail: { read?: boolean; write?: boolean } = {},
+  ): Mark & { text: string | null } {
+    const mark = {
+      text: null as string | null,
+      async read() {
+        if (fail.read) throw new Error('EIO');
+        return mark.text;
+      },
+      async write(text: string) {
+        if (fail.write) throw new Error('ENOSPC');
+        mark.text = text;
+      },
+    };
+    return mark;
+  }
+
+  it('never repeat, whatever the clock does and however often the pool restarts', async () => {
+    const steps = fc.array(
+      fc.oneof(
+        fc.record({ kind: fc.constant('next' as const), count: fc.integer({ min: 1, max: 50 }) }),
+        fc.record({ kind: fc.constant('restart' as const) }),
+        fc.record({
+          kind: fc.constant('jump' as const),
+          byMs: fc.integer({ min: -9e7, max: 9e7 }),
+        }),
+      ),
+      { maxLength: 40 },
+    );
+    await fc.assert(
+      fc.asyncProperty(steps, async (list) => {
+        const log = createMemoryLog();
+        const mark = memoryMark();
+        let nowMs = 1_800_000_000_000;
+        let ids = await createJobIds({ mark, log }, nowMs);
+        let last = '';
+        for (const step of list) {
+          if (step.kind === 'jump') nowMs += step.byMs;
+          else if (step.kind === 'restart') ids = await createJobIds({ mark, log }, nowMs);
+          else {
+            for (let i = 0; i < step.count; i++) {
+              const id = ids.next(nowMs);
+              assert.match(id, /^[0-9a-f]{12}$/);
+              assert.ok(id > last, `${id} after ${last}`);
+              last = id;
+            }
+            // The disk is faster than the next step.
+            await new Promise((resolve) => setImmediate(resolve));
+          }
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it('go on without a disk, with a warning', async () => {
+    const log = createMemoryLog();
+    const ids = await createJobIds({ mark: memoryMark({ read: true, write: true }), log }, 1000);
+    assert.notEqual(ids.next(1000), ids.next(1000));
+    assert.ok(log.lines.some(({ level }) => level === 'warn'));
+    const broken = memoryMark();
+    broken.text = 'DROP TABLE';
+    await createJobIds({ mark: broken, log }, 1000);
+  });
+});
+
+describe('proposal', () => {
+  it('splits to the last satoshi', () => {
+    fc.assert(
+      fc.property(
+        fc.bigInt({ min: 0n, max: 2_100_000_000_000_000n }),
+        fc.array(fc.integer({ min: 0, max: 1_000_000 }), { maxLength: 6 }),
+        (valueSats, ppms) => {
+          const outputs = splitOutputs(
+            valueSats,
+            ppms.map((ppm) => ({ script: new Uint8Array(1), ppm })),
+          );
+          let sum = 0n;
+          for (const output of outputs) {
+            assert.ok(output.valueSats >= 0n);
+            sum += output.valueSats;
+          }
+          assert.equal(sum, valueSats);
+        },
+      ),
+    );
+  });
+
+  it('builds the block front, and an empty template worth the subsidy', async () => {
+    const node = await startFakeNode();
+    node.transactions = [fakeTransaction(0, 10), fakeTransaction(1, 0)];
+    const reply = await fetch(node.url, {
+      method: 'POST',
+      body: JSON.stringify({ id: 1, method: 'getblocktemplate', params: [{}] }),
+    });
+    const { result } = (await reply.json()) as { result: unknown };
+    await node.stop();
+    const decoded = decodeTemplate(result, 'regtest');
+    assert.ok(decoded.ok);
+    const options = { jobId: '0a', clean: true, createdAtMs: 1 };
+    const front = encodeProposalFront(buildJob(decoded.template, options), {
+      tag: 't',
+      outputs: [],
+    });
+    assert.ok(front.ok);
+    assert.equal(front.hex.slice(160, 162), '03');
+    const empty = emptyTemplate(decoded.template);
+    assert.equal(empty.coinbaseValueSats, 5_000_000_000n);
+    assert.equal(
+      encodeHex(empty.witnessCommitment!),
+      '6a24aa21a9ede2f61c3f71d1defd3fa999dfa36953755c690689799962b48bebd836974e8cf9',
+    );
+    const long = encodeProposalFront(buildJob(decoded.template, options), {
+      tag: 'x'.repeat(101),
+      outputs: [],
+    });
+    assert.equal(long.ok, false);
+  });
+});
