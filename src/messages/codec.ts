@@ -26,6 +26,8 @@ const HASH_BYTES = 32;
 const HEADER_BYTES = 80;
 const EXTRANONCE1_BYTES = 4;
 const EXTRANONCE2_BYTES = 8;
+/** BIP34 heights and database columns are signed 32-bit. */
+const HEIGHT_MAX = 0x7fffffff;
 /** Branch of a block with 2^20 transactions; a 4 MWU block holds less than 2^16. */
 const BRANCH_MAX = 20;
 
@@ -233,6 +235,7 @@ export function decodeBlockCandidate(bytes: Uint8Array): Decoded<BlockCandidate>
     const message = v1.BlockCandidate.decode(reader);
     if (message.headerHash.length !== HASH_BYTES) return refuse('header hash is not 32 bytes');
     if (message.header.length !== HEADER_BYTES) return refuse('header is not 80 bytes');
+    if (message.height > HEIGHT_MAX) return refuse('height is out of range');
     if (!Number.isFinite(message.networkDifficulty)) return refuse('difficulty is not a number');
     return {
       ok: true,
@@ -300,6 +303,7 @@ export function decodeBlockOutcome(bytes: Uint8Array): Decoded<BlockOutcome> {
     const message = v1.BlockOutcome.decode(reader);
     const state = BLOCK_STATES[message.state] ?? null;
     if (state === null) return refuse(`unknown block state ${message.state}`);
+    if (message.height > HEIGHT_MAX) return refuse('height is out of range');
     if (message.headerHash.length !== HASH_BYTES) return refuse('header hash is not 32 bytes');
     return {
       ok: true,
@@ -327,6 +331,7 @@ function shareFrom(message: headframe.v1.Share): Decoded<ShareRecord> {
     return refuse('share difficulty is not a number');
   }
   if (message.account === '') return refuse('account is empty');
+  if (message.height > HEIGHT_MAX) return refuse('height is out of range');
   return {
     ok: true,
     value: {

@@ -45,7 +45,7 @@ const share: fc.Arbitrary<ShareRecord> = fc.record({
   worker: text,
   sessionId: text,
   gateway: text,
-  height: u32,
+  height: fc.nat({ max: 0x7fffffff }),
   acceptedAtMs: ms,
   isBlock: fc.boolean(),
 });
@@ -129,7 +129,7 @@ const wellFormed = (record: ShareRecord): ShareRecord => ({
 
 const job: fc.Arbitrary<Job> = fc.record({
   jobId: fc.string({ minLength: 1, maxLength: 16 }),
-  height: u32,
+  height: fc.nat({ max: 0x7fffffff }),
   version: u32,
   previousHash: bytes(32),
   bits: u32,
@@ -164,7 +164,7 @@ test('every message comes back as it was', () => {
   roundTrip(
     fc.record({
       jobId: fc.string({ minLength: 1 }),
-      height: u32,
+      height: fc.nat({ max: 0x7fffffff }),
       previousHash: bytes(32),
       transactionCount: u32,
       body: fc.uint8Array({ maxLength: 5_000 }),
@@ -179,7 +179,7 @@ test('every message comes back as it was', () => {
       headerHash: bytes(32),
       header: bytes(80),
       coinbase: fc.uint8Array(),
-      height: u32,
+      height: fc.nat({ max: 0x7fffffff }),
       account: fc.string(),
       worker: fc.string(),
       foundAtMs: ms,
@@ -192,7 +192,7 @@ test('every message comes back as it was', () => {
   roundTrip(
     fc.record({
       headerHash: bytes(32),
-      height: u32,
+      height: fc.nat({ max: 0x7fffffff }),
       block: fc.uint8Array({ minLength: 81, maxLength: 200 }),
     }),
     encodeSolvedBlock,
@@ -201,7 +201,7 @@ test('every message comes back as it was', () => {
   roundTrip(
     fc.record({
       headerHash: bytes(32),
-      height: u32,
+      height: fc.nat({ max: 0x7fffffff }),
       state: fc.constantFrom(
         'found' as const,
         'submitted' as const,

@@ -1,0 +1,6 @@
+/** Text from miners on its way into PostgreSQL, which takes every character but NUL. */
+
+/** U+FFFD for NUL and for lone surrogates; at most `charactersMax` UTF-16 units. */
+export function storableText(text: string, charactersMax: number): string {
+  return text.slice(0, charactersMax).replaceAll('\0', '\ufffd').toWellFormed();
+}
