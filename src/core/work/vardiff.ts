@@ -1,8 +1,8 @@
 /**
  * Variable difficulty, pure: shares and silences in, a new difficulty or nothing out.
  *
- * The estimate is work over time, each share weighted with the difficulty it was credited at, so shares in flight after a
- * change do not disturb it. Three rules: far too fast is corrected after ten shares (a surge), silence sinks the difficulty
+ * The estimate is work over time, each share weighted with the difficulty it was credited at, so that harder shares in flight
+ * after a change do not disturb it; easier ones are left out. Three rules: far too fast is corrected after ten shares (a surge), silence sinks the difficulty
  * in growing steps until the first share ever and gently after it, and everything between is looked at once in forty shares
  * with a wide dead band. Results are powers of two: exact in every firmware's float, and few distinct targets.
  *
@@ -38,7 +38,7 @@ export const VARDIFF_POLICY: VardiffPolicy = {
   bandHigh: 2,
   surgeShares: 10,
   surgeRatio: 4,
-  raiseMax: 256,
+  raiseMax: 2_048,
 };
 
 /** Numbers only, one object per session. */
@@ -72,7 +72,7 @@ export type DifficultyForm = 'any' | 'integer' | 'power-of-two';
 /** Expected shares without one that count as silence: e^−5 and e^−8, i.e. 0.7 % and 0.03 % by chance. */
 const SILENT_NEW = 5;
 const SILENT_PROVEN = 8;
-const SINK_NEW = 8;
+const SINK_NEW = 64;
 const SINK_PROVEN = 4;
 /** A slow miner is corrected when it sent under a quarter of this many expected shares (0.2 % by chance at 12). */
 const SLOW_EXPECTED = 12;
@@ -108,6 +108,11 @@ export function noteShare(
   state.proven = true;
   state.sinks = 0;
   state.lastShareAtMs = nowMs;
+  if (difficulty < state.difficulty) {
+    // Still on its way when the difficulty was raised: it tells how fast the line is, not the miner.
+    if (state.windowShares === 0) state.windowStartMs = nowMs;
+    return 0;
+  }
   state.windowShares += 1;
   state.windowWork += difficulty;
   if (state.fixed || state.pending !== 0 || state.windowShares < policy.surgeShares) return 0;
@@ -135,7 +140,7 @@ export function noteSilence(state: Vardiff, policy: VardiffPolicy, nowMs: number
   if (!state.proven) {
     if (expected < SILENT_NEW) return 0;
     state.sinks += 1;
-    return state.difficulty / SINK_NEW ** Math.min(state.sinks, 8);
+    return state.difficulty / SINK_NEW ** Math.min(state.sinks, 4);
   }
   if (
     nowMs - state.lastShareAtMs >= SILENT_PROVEN * policy.intervalMs &&

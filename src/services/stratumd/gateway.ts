@@ -961,7 +961,8 @@ export class Gateway {
     const wanted = noteShare(vardiff, credited, this.#options.vardiff, this.#nowMs);
     if (wanted === 0) return;
     const isSurge = wanted >= vardiff.difficulty * this.#options.vardiff.surgeRatio;
-    if (!this.#propose(session, wanted, isSurge)) restartWindow(vardiff, this.#nowMs);
+    if (!this.#propose(session, wanted, { isUrgent: isSurge, isWish: false }))
+      restartWindow(vardiff, this.#nowMs);
     else this.#tools.metrics.retargets += 1;
   }
 
@@ -969,7 +970,7 @@ export class Gateway {
   #brake(session: Session): void {
     if (session.vardiff.fixed || this.#nowMs - session.storageBrakeAtMs < 30_000) return;
     session.storageBrakeAtMs = this.#nowMs;
-    this.#propose(session, session.vardiff.difficulty * 4);
+    this.#propose(session, session.vardiff.difficulty * 4, { isWish: false });
   }
 
   #unknownJob(session: Session, id: RequestId, text: string): void {
@@ -1213,7 +1214,7 @@ export class Gateway {
     const last = session.terms.at(-1);
     applyDifficulty(vardiff, this.#nowMs);
     if (vardiff.difficulty > bounds.max)
-      vardiff.difficulty = clampDifficulty(bounds.max, bounds, this.#form(session));
+      vardiff.difficulty = clampDifficulty(bounds.max, bounds, session.profile.difficultyForm);
     const isNewDifficulty =
       session.lastSequence < 0 || last === undefined || last.difficulty !== vardiff.difficulty;
     if (isNewDifficulty || session.termsDue) {
@@ -1234,21 +1235,20 @@ export class Gateway {
     session.out += difficulty + line.text;
   }
 
-  /** Puts a difficulty forward; it goes out with the next job, or at the end of this chunk when that cannot wait. */
-  #propose(session: Session, wanted: number, isUrgent = true): boolean {
-    const isChange = proposeDifficulty(
-      session.vardiff,
-      wanted,
-      this.#bounds(session),
-      this.#form(session),
-    );
+  /**
+   * Puts a difficulty forward; it goes out with the next job, or at the end of this chunk when that cannot wait. What people
+   * and firmware wish is given as wished where the device can take it; vardiff's own results are powers of two.
+   */
+  #propose(
+    session: Session,
+    wanted: number,
+    options: { isUrgent?: boolean; isWish?: boolean } = {},
+  ): boolean {
+    const { isUrgent = true, isWish = true } = options;
+    const form = isWish ? session.profile.difficultyForm : 'power-of-two';
+    const isChange = proposeDifficulty(session.vardiff, wanted, this.#bounds(session), form);
     if (isChange && isUrgent && session.lastSequence >= 0) session.jobDue = true;
     return isChange;
-  }
-
-  /** Vardiff's own results are powers of two; what people and firmware ask for is given as asked, where the device can. */
-  #form(session: Session): 'any' | 'integer' | 'power-of-two' {
-    return session.profile.difficultyForm;
   }
 
   #bounds(session: Session): VardiffBounds {
@@ -1359,13 +1359,11 @@ export class Gateway {
     if (session.lastSequence < 0) return;
     const wanted = noteSilence(vardiff, this.#options.vardiff, nowMs);
     if (wanted === 0) return;
-    if (!this.#propose(session, wanted)) {
+    if (!this.#propose(session, wanted, { isWish: false })) {
       restartWindow(vardiff, nowMs);
       return;
     }
     this.#tools.metrics.retargets += 1;
-    const worker = session.workers[0]?.record;
-    if (worker !== undefined && session.proven) worker.difficulty = vardiff.pending;
     this.flush(session);
   }
 
@@ -1407,7 +1405,13 @@ export class Gateway {
     metrics.sessions = this.#sessions.length;
     metrics.sessionsClosed += 1;
     if (session.authorized) metrics.authorizedSessions -= 1;
-    for (const worker of session.workers) worker.record.sessions -= 1;
+    for (const { record } of session.workers) {
+      record.sessions -= 1;
+      // A silent machine sinks before it is closed: only what shares have proven is worth remembering.
+      if (record.isDifficultyProven && session.vardiff.sinks === 0) {
+        record.difficulty = session.vardiff.pending || session.vardiff.difficulty;
+      }
+    }
     if (!session.subscribed) return;
     this.#bySessionId.delete(session.sessionId);
     for (const retired of session.retiredExtranonces) this.#extranonces.release(retired);
