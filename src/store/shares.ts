@@ -120,11 +120,12 @@ async function knownHashes(tx: Tx, batch: readonly CheckedShare[]): Promise<Set<
   }
   const rows = await tx.query<{ header_hash: Uint8Array }>(
     `SELECT header_hash FROM shares
-     WHERE header_hash = ANY($1::bytea[]) AND accepted_at BETWEEN $2 AND $3`,
+     WHERE header_hash = ANY($1::bytea[])
+       AND accepted_at BETWEEN to_timestamp($2::bigint / 1000.0) AND to_timestamp($3::bigint / 1000.0)`,
     [
       batch.map(({ share }) => share.headerHash),
-      new Date(Math.max(0, earliest - DUPLICATE_WINDOW_MS)).toISOString(),
-      new Date(Math.min(8.64e15, latest + DUPLICATE_WINDOW_MS)).toISOString(),
+      earliest - DUPLICATE_WINDOW_MS,
+      latest + DUPLICATE_WINDOW_MS,
     ],
   );
   return new Set(rows.map((row) => hashKey(row.header_hash)));

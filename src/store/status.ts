@@ -88,8 +88,9 @@ export async function workBetween(
 ): Promise<{ shares: bigint; work: bigint }> {
   const [row] = await db.query<{ shares: bigint; work: bigint }>(
     `SELECT count(*) AS shares, coalesce(sum(work), 0) AS work FROM shares
-     WHERE accepted_at >= $1 AND accepted_at < $2`,
-    [new Date(options.fromMs).toISOString(), new Date(options.untilMs).toISOString()],
+     WHERE accepted_at >= to_timestamp($1::bigint / 1000.0)
+       AND accepted_at < to_timestamp($2::bigint / 1000.0)`,
+    [options.fromMs, options.untilMs],
   );
   return { shares: row?.shares ?? 0n, work: row?.work ?? 0n };
 }
