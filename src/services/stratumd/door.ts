@@ -190,7 +190,9 @@ class Wire implements Connection {
 
   write(data: string | Uint8Array): void {
     if (this.stage !== 'lines') return;
-    this.socket.write(data);
+    // Lines are plain ASCII (`core/stratum/reply.ts`), so this is the encoding without a conversion.
+    if (typeof data === 'string') this.socket.write(data, 'latin1');
+    else this.socket.write(data);
     const pending = this.socket.writableLength;
     if (pending > 0) this.hall.notePending(this, pending);
   }
