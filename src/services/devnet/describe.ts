@@ -11,13 +11,13 @@ import { amountJson } from './json.ts';
 import { isCoinbase } from './rules.ts';
 import { kindOfScript } from './script.ts';
 
-/** Core's `GetDifficulty`: difficulty 1 target over this one, computed the way Core does, in doubles. */
+/** Core's `GetDifficulty`: difficulty 1 target over this one, in doubles, with the 16 digits Core's JSON prints. */
 export function difficultyOfBits(bits: number): number {
   let shift = bits >>> 24;
   let difficulty = 0x0000ffff / (bits & 0x00ffffff);
   for (; shift < 29; shift += 1) difficulty *= 256;
   for (; shift > 29; shift -= 1) difficulty /= 256;
-  return difficulty;
+  return Number(difficulty.toPrecision(16));
 }
 
 /** `getblockheader`, and the head of `getblock`. */

@@ -375,8 +375,8 @@ export async function startDevnet(
           return faults.list();
         },
       },
-      { name: 'devnet.clearfaults', params: [], run: () => (devnet.clearFaults(), null) },
-      { name: 'devnet.rotatecookie', params: [], run: () => (devnet.rotateCookie(), null) },
+      { name: 'devnet.clearfaults', params: [], run: () => devnet.clearFaults() },
+      { name: 'devnet.rotatecookie', params: [], run: () => devnet.rotateCookie() },
       {
         name: 'devnet.generate',
         params: ['nblocks?', 'address?'],

@@ -43,6 +43,8 @@ export class Faucet {
   readonly #byScript = new Map<string, WalletKey>();
   readonly #coins = new Map<string, FaucetCoin>();
   #randomState: number;
+  /** The coins are not those of the tip: a block went away. */
+  #stale = false;
 
   constructor(tools: { chain: Chain; mempool: Mempool }, seed: Uint8Array) {
     this.#chain = tools.chain;
@@ -250,11 +252,14 @@ export class Faucet {
         this.#note(entry, event.node.height);
       }
     // Reorganisations are rare; looking through all coins once is simpler than undoing.
-    else if (event.kind === 'disconnected') this.#coins.clear();
-    else if (this.#coins.size === 0) this.#rescan();
+    else if (event.kind === 'disconnected') this.#stale = true;
+    else if (this.#stale) this.#rescan();
   }
 
   #rescan(): void {
+    this.#stale = false;
+    this.#coins.clear();
+    for (const waiting of this.#mempool.entries.values()) this.#note(waiting.entry, 0);
     for (const [key, coin] of this.#chain.coins()) {
       if (!this.#byScript.has(scriptKey(coin.script))) continue;
       const split = key.lastIndexOf(':');
