@@ -129,7 +129,7 @@ const fleet = openFleet({
       return;
     }
     if (load !== null && miner.line !== null) answered(load, miner, bytes, length);
-    else talk(miner, bytes.latin1Slice(0, length));
+    else talk(miner, bytes.toString('latin1', 0, length));
   },
   closed(id, reason) {
     const miner = miners.get(id);
@@ -150,7 +150,7 @@ const fleet = openFleet({
 });
 
 function send(miner: Miner, text: string): void {
-  const length = scratch.latin1Write(text, 0);
+  const length = scratch.write(text, 0, 'latin1');
   fleet.write(miner.fd, scratch, length);
 }
 
@@ -294,7 +294,7 @@ function answered(state: Load, miner: Miner, bytes: Buffer, length: number): voi
   // '[' stands only in errors and notifications; answers to accepted shares carry none.
   const bracket = bytes.indexOf(0x5b);
   if (miner.rest !== '' || bytes[length - 1] !== 10 || (bracket !== -1 && bracket < length)) {
-    const lines = (miner.rest + bytes.latin1Slice(0, length)).split('\n');
+    const lines = (miner.rest + bytes.toString('latin1', 0, length)).split('\n');
     miner.rest = lines.pop()!;
     answers = 0;
     for (const line of lines) {

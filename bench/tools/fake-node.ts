@@ -37,10 +37,10 @@ const server = createServer((socket) => {
   sockets.add(socket);
   socket.setNoDelay(true);
   let reading: Reading | null = null;
-  socket.on('data', (bytes) => {
+  socket.on('data', (bytes: Buffer) => {
     reading ??= { firstByteMs: monotonicMs(), head: '', headEnd: -1, bodyBytes: 0, total: -1 };
     reading.bodyBytes += bytes.length;
-    if (reading.head.length < 16_384) reading.head += bytes.latin1Slice(0, 16_384);
+    if (reading.head.length < 16_384) reading.head += bytes.toString('latin1', 0, 16_384);
     if (reading.headEnd < 0) {
       const at = reading.head.indexOf('\r\n\r\n');
       if (at < 0) return;

@@ -212,7 +212,7 @@ function openNodeFleet(events: FleetEvents): Fleet {
       sockets.set(id, socket);
       let reason = 'closed by server';
       socket.on('connect', () => events.open(id));
-      socket.on('data', (bytes) => events.data(id, bytes, bytes.length));
+      socket.on('data', (bytes: Buffer) => events.data(id, bytes, bytes.length));
       socket.on('error', (error) => {
         reason = error.message;
       });

@@ -88,9 +88,9 @@ export class Chain {
   /** Another block takes the tip's place at the same height, as after a race that somebody else won. */
   replaceTip(): ChainBlock {
     const old = this.tip;
+    if (old.previousDisplay === '') return this.foreignBlock();
     this.best.pop();
-    const rival = this.foreignBlock(this.blocks.get(old.previousDisplay) ?? this.best[100]!);
-    return rival;
+    return this.foreignBlock(this.blocks.get(old.previousDisplay)!);
   }
 
   #add(block: ChainBlock): void {

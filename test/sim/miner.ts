@@ -46,16 +46,16 @@ export type Submission = {
 export type Told = { job: ToldJob; difficulty: number; toldAtMs: number };
 
 /** The wire between a miner and the pool as the miner sees it. */
-export type Wire = { send(line: string): void };
+export type Wire = { send(line: string, submission: Submission | null): void };
 
 /** What a miner tells the world's book-keeping. */
 export type MinerEvents = {
-  submitted(submission: Submission): void;
   /** The pool's answer to it: null error is an acknowledgement. */
   answered(submission: Submission, error: { code: number; text: string } | null): void;
   told(miner: Miner, told: Told): void;
   subscribed(miner: Miner, extranonce1: string): void;
-  protocolFault(miner: Miner, text: string): void;
+  /** Something on the wire that no firmware expects; `promise` names the one it breaks. */
+  protocolFault(miner: Miner, text: string, promise: 'wire' | 'P13'): void;
 };
 
 export class Miner {
@@ -133,13 +133,13 @@ export class Miner {
   #request(kind: 'subscribe' | 'authorize' | 'configure', method: string, params: unknown[]): void {
     const id = this.#nextId++;
     this.#asked.set(id, kind);
-    this.wire?.send(JSON.stringify({ id, method, params }));
+    this.wire?.send(JSON.stringify({ id, method, params }), null);
   }
 
   /** Bytes from the pool: whole lines, as one write made them. */
   receive(text: string, nowMs: number): void {
     if (!text.endsWith('\n'))
-      this.#events.protocolFault(this, `a write without a last newline: ${text}`);
+      this.#events.protocolFault(this, `a write without a last newline: ${text}`, 'wire');
     for (const line of text.split('\n')) {
       if (line === '') continue;
       let message: {
@@ -152,7 +152,7 @@ export class Miner {
       try {
         message = JSON.parse(line) as typeof message;
       } catch {
-        this.#events.protocolFault(this, `not JSON: ${line}`);
+        this.#events.protocolFault(this, `not JSON: ${line}`, 'wire');
         continue;
       }
       if (message.method !== undefined)
@@ -167,7 +167,7 @@ export class Miner {
       this.mask = Number.parseInt(String(params[0]), 16);
     else if (method === 'mining.notify') {
       if (this.difficulty === null) {
-        this.#events.protocolFault(this, 'a job before the first difficulty');
+        this.#events.protocolFault(this, 'a job before the first difficulty', 'P13');
         return;
       }
       const job = readNotify(params);
@@ -183,7 +183,7 @@ export class Miner {
   #answer(message: { id: unknown; result?: unknown; error?: unknown }, nowMs: number): void {
     const asked = this.#asked.get(Number(message.id));
     if (asked === undefined) {
-      this.#events.protocolFault(this, `an answer to nothing: ${JSON.stringify(message)}`);
+      this.#events.protocolFault(this, `an answer to nothing: ${JSON.stringify(message)}`, 'wire');
       return;
     }
     this.#asked.delete(Number(message.id));
@@ -192,7 +192,12 @@ export class Miner {
       if (message.result === true) this.#events.answered(asked, null);
       else if (Array.isArray(error))
         this.#events.answered(asked, { code: error[0], text: error[1] });
-      else this.#events.protocolFault(this, `neither result nor error: ${JSON.stringify(message)}`);
+      else
+        this.#events.protocolFault(
+          this,
+          `neither result nor error: ${JSON.stringify(message)}`,
+          'wire',
+        );
       return;
     }
     if (asked === 'authorize') this.authorized = message.result === true;
@@ -284,8 +289,7 @@ export class Miner {
     this.#asked.set(id, made);
     this.sent.push(made);
     if (this.sent.length > 64) this.sent.shift();
-    this.#events.submitted(made);
-    this.wire.send(JSON.stringify({ id, method: 'mining.submit', params: made.params }));
+    this.wire.send(JSON.stringify({ id, method: 'mining.submit', params: made.params }), made);
   }
 
   /**

@@ -104,7 +104,7 @@ export function headerBytes(
 
 /** Merkle root of a list of transaction ids (wire order), the plain way. */
 export function merkleRootOf(ids: readonly Uint8Array[]): Buffer {
-  let row = ids.map((id) => Buffer.from(id));
+  let row: Buffer[] = ids.map((id) => Buffer.from(id));
   while (row.length > 1) {
     if (row.length % 2 === 1) row.push(row[row.length - 1]!);
     const next: Buffer[] = [];

@@ -4,6 +4,9 @@
  * order in which they were made. Promises and `setImmediate` stay Node's own; `settle` runs them until nothing moves.
  */
 
+/** Where every simulated world begins. */
+export const START_MS = Date.UTC(2026, 0, 1);
+
 type Timer = { id: number; dueMs: number; order: number; everyMs: number | null; run: () => void };
 
 /** What `setTimeout` hands out while virtual time is installed: enough of Node's Timeout for any caller. */
@@ -33,6 +36,8 @@ export class VirtualTime {
   nowMs: number;
   /** Bumped by every seam of the simulated world; `settle` runs until it stands still. */
   activity = 0;
+  /** `activity` when the present instant began: far more since then is a loop that does not wait. */
+  instantBegan = 0;
   readonly #timers = new Map<number, Timer>();
   #nextId = 1;
   #order = 0;
@@ -76,13 +81,18 @@ export class VirtualTime {
     const clear = (handle: unknown): void => {
       if (handle instanceof Handle) this.cancel(handle.id);
     };
-    const target = globalThis as unknown as Record<string, unknown>;
-    target['setTimeout'] = (run: (...args: unknown[]) => void, delayMs = 0, ...args: unknown[]) =>
+    const target = globalThis as unknown as {
+      setTimeout: unknown;
+      setInterval: unknown;
+      clearTimeout: unknown;
+      clearInterval: unknown;
+    };
+    target.setTimeout = (run: (...args: unknown[]) => void, delayMs = 0, ...args: unknown[]) =>
       new Handle(this.#add(delayMs, null, () => run(...args)));
-    target['setInterval'] = (run: (...args: unknown[]) => void, delayMs = 0, ...args: unknown[]) =>
+    target.setInterval = (run: (...args: unknown[]) => void, delayMs = 0, ...args: unknown[]) =>
       new Handle(this.#add(delayMs, Math.max(1, delayMs), () => run(...args)));
-    target['clearTimeout'] = clear;
-    target['clearInterval'] = clear;
+    target.clearTimeout = clear;
+    target.clearInterval = clear;
     Date.now = () => this.nowMs;
     this.#restore = () => {
       Object.assign(target, {
@@ -137,6 +147,7 @@ export class VirtualTime {
         next.order = this.#order++;
       }
       this.activity += 1;
+      this.instantBegan = this.activity;
       next.run();
       await this.settle();
       each();
