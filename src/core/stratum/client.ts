@@ -83,6 +83,11 @@ export class StratumClient {
     this.#options = options;
   }
 
+  /** The user name that submits carry. */
+  get user(): string {
+    return this.#options.user;
+  }
+
   /** True once both subscribe and authorize were answered well. */
   get isReady(): boolean {
     return this.#isSubscribed && this.#isAuthorized;
