@@ -129,14 +129,13 @@ const PREFIXES = [
 ];
 /** systemd's socket activation, which has nothing to do with LISTEN_PORT. */
 const FOREIGN = new Set(['LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES']);
-/** The placeholder of the Stratum server document's example. */
+/** What the Stratum server document’s example file says. */
 const EXAMPLE_ADDRESS = 'your-pool-address-here';
 
 type Source = {
   text: string | null;
   fields: Fields[] | null;
   where: string;
-  place: 'flag' | 'environment' | 'file';
 };
 
 /** Reads and checks the whole configuration. Never throws. */
@@ -151,7 +150,7 @@ export function readConfig(sources: ConfigSources): ConfigAnswer {
   gatherFile(sources, flags.config, found, errors, warnings);
   gatherEnvironment(sources.env, found, errors, warnings);
   for (const [name, text] of flags.values) {
-    found.set(name, { text, fields: null, where: flagOf(SETTINGS[name]), place: 'flag' });
+    found.set(name, { text, fields: null, where: flagOf(SETTINGS[name]) });
   }
   const values = parseAll(found, errors);
   const config = combine({ sources, values, found, errors, warnings });
@@ -295,9 +294,9 @@ function gatherFile(
     if (written.kind === 'list') {
       holdsSecret ||= setting.kind.entry !== undefined && hasSecretField(setting.kind, written);
       const fields = readList(setting, written, where, errors);
-      if (fields !== null) found.set(name, { ...fields, where, place: 'file' });
+      if (fields !== null) found.set(name, { ...fields, where });
     } else {
-      found.set(name, { text: written.text, fields: null, where, place: 'file' });
+      found.set(name, { text: written.text, fields: null, where });
     }
   }
   if (holdsSecret && read.othersMayRead) {
@@ -386,7 +385,7 @@ function gatherEnvironment(
       errors.push(`${other} and ${variable} are two names of one setting and differ.`);
     }
     givenBy.set(name, variable);
-    found.set(name, { text: value, fields: null, where: variable, place: 'environment' });
+    found.set(name, { text: value, fields: null, where: variable });
   }
 }
 
