@@ -77,8 +77,9 @@ export function watchNode(
     view.health = health;
     view.detail = detail;
     if (!changed && !detailChanged) return;
-    if (health === 'ok') log.info('node is ready', { height: view.blocks });
-    else if (changed) log.warn(`node cannot be used: ${health}`, { reason: detail });
+    if (health === 'ok') {
+      if (changed) log.info('node is ready', { height: view.blocks });
+    } else if (changed) log.warn(`node cannot be used: ${health}`, { reason: detail });
     if (changed) onEvent(watch, 'health');
   }
 

@@ -1,0 +1,304 @@
+/**
+ * Job manager and block lane against real full nodes on regtest: Bitcoin Core (`BITCOIND` or `bitcoind` in the PATH) and btcd (`BTCD`
+ * or `btcd`). A node that is not found is named in the output; nothing is downloaded.
+ */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { accessSync, constants } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { describe, it } from 'node:test';
+import { createMemoryBus } from '../../src/adapters/bus/memory.ts';
+import { createDisk } from '../../src/adapters/disk.ts';
+import { createRpc } from '../../src/adapters/node/rpc.ts';
+import { subscribeZmq } from '../../src/adapters/node/zmq.ts';
+import { encodeHexReversed } from '../../src/core/bitcoin/bytes.ts';
+import { assembleCoinbase } from '../../src/core/bitcoin/coinbase.ts';
+import { sha256d } from '../../src/core/bitcoin/hash.ts';
+import { hashHeader } from '../../src/core/bitcoin/header.ts';
+import { foldBranch } from '../../src/core/bitcoin/merkle.ts';
+import { hashToInteger } from '../../src/core/bitcoin/target.ts';
+import type { NodeAddress, OpenRpc } from '../../src/core/node/rpc.ts';
+import { assembleBlockHeader, buildJobCoinbase, type Job } from '../../src/core/work/job.ts';
+import type { BlockCandidate, BlockOutcome } from '../../src/messages/block.ts';
+import { decodeBlockOutcome, decodeJob } from '../../src/messages/codec.ts';
+import { startBlockLane } from '../../src/services/blocksubmit/lane.ts';
+import { startJobmanager } from '../../src/services/jobmanager/jobmanager.ts';
+import { createMemoryLog, until } from '../tools/waiting.ts';
+
+/** Pay to a witness key hash that is nobody's. */
+const SCRIPT = Uint8Array.of(0x00, 0x14, ...new Uint8Array(20).fill(7));
+const BLOCKS = 12;
+
+function findProgram(variable: string, name: string): string | null {
+  const named = process.env[variable];
+  const places = named
+    ? [named]
+    : (process.env.PATH ?? '').split(delimiter).map((p) => join(p, name));
+  for (const place of places) {
+    try {
+      accessSync(place, constants.X_OK);
+      return place;
+    } catch {}
+  }
+  return null;
+}
+
+async function freePort(): Promise<number> {
+  const server = net.createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as net.AddressInfo;
+  await new Promise<void>((resolve) => server.close(() => resolve()));
+  return port;
+}
+
+type RealNode = { address: NodeAddress; stop(): Promise<void> };
+
+async function runProgram(
+  program: string,
+  argumentsOf: (directory: string, rpcPort: number, zmqPort: number) => string[],
+  addressOf: (directory: string, rpcPort: number, zmqPort: number) => NodeAddress,
+): Promise<RealNode> {
+  const directory = await mkdtemp(join(tmpdir(), 'headframe-node-'));
+  const rpcPort = await freePort();
+  const zmqPort = await freePort();
+  const child = spawn(program, argumentsOf(directory, rpcPort, zmqPort), { stdio: 'ignore' });
+  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  return {
+    address: addressOf(directory, rpcPort, zmqPort),
+    async stop() {
+      child.kill('SIGTERM');
+      // A node that is slow to go must not hold up the test.
+      const impatience = setTimeout(() => child.kill('SIGKILL'), 3000);
+      await ended;
+      clearTimeout(impatience);
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+function runCore(program: string): Promise<RealNode> {
+  return runProgram(
+    program,
+    (directory, rpcPort, zmqPort) => [
+      '-regtest',
+      `-datadir=${directory}`,
+      `-rpcport=${rpcPort}`,
+      '-listen=0',
+      '-server=1',
+      '-printtoconsole=0',
+      `-zmqpubhashblock=tcp://127.0.0.1:${zmqPort}`,
+      `-zmqpubsequence=tcp://127.0.0.1:${zmqPort}`,
+    ],
+    (directory, rpcPort, zmqPort) => ({
+      name: 'core',
+      url: `http://127.0.0.1:${rpcPort}/`,
+      cookieFile: join(directory, 'regtest', '.cookie'),
+      zmqAddresses: [`tcp://127.0.0.1:${zmqPort}`],
+    }),
+  );
+}
+
+function runBtcd(program: string): Promise<RealNode> {
+  return runProgram(
+    program,
+    (directory, rpcPort) => [
+      '--regtest',
+      `--datadir=${directory}`,
+      `--logdir=${directory}`,
+      `--configfile=${join(directory, 'none.conf')}`,
+      '--rpcuser=user',
+      '--rpcpass=word',
+      `--rpclisten=127.0.0.1:${rpcPort}`,
+      '--notls',
+      '--nolisten',
+    ],
+    (_, rpcPort) => ({
+      name: 'btcd',
+      url: `http://127.0.0.1:${rpcPort}/`,
+      user: 'user',
+      password: 'word',
+    }),
+  );
+}
+
+/** Finds a nonce: regtest's target takes two tries on average. */
+function solve(job: Job): BlockCandidate {
+  const outputs = [{ script: SCRIPT, valueSats: job.coinbaseValueSats }];
+  const built = buildJobCoinbase(job, { tag: '/Headframe/', extranonceBytes: 12, outputs });
+  assert.ok(built.ok);
+  const coinbase = assembleCoinbase(
+    built.parts.prefix,
+    new Uint8Array(12),
+    built.parts.suffix,
+    false,
+  );
+  const root = foldBranch(sha256d(coinbase), job.branch);
+  for (let nonce = 0; ; nonce++) {
+    const header = assembleBlockHeader(job, {
+      merkleRoot: root,
+      version: job.version,
+      ntime: job.curtime,
+      nonce,
+    });
+    const headerHash = hashHeader(header);
+    if (hashToInteger(headerHash) > job.networkTarget) continue;
+    return {
+      jobId: job.jobId,
+      headerHash,
+      header,
+      coinbase,
+      height: job.height,
+      account: 'bcrt1q',
+      worker: 'w',
+      foundAtMs: Date.now(),
+      networkDifficulty: 1,
+      rewardSats: job.coinbaseValueSats,
+    };
+  }
+}
+
+async function mineThrough(node: RealNode): Promise<void> {
+  const log = createMemoryLog();
+  const bus = createMemoryBus({ log });
+  const directory = await mkdtemp(join(tmpdir(), 'headframe-lane-'));
+  const clock = { nowMs: () => Date.now() };
+  const openRpc: OpenRpc = (address, purpose) => createRpc({ ...address, ...purpose, log });
+  const jobs: Job[] = [];
+  const outcomes: BlockOutcome[] = [];
+  const proposals: string[] = [];
+  await bus.subscribe('mining.jobs', 'test', async (records) => {
+    for (const { value } of records) {
+      const decoded = decodeJob(value);
+      if (decoded.ok) jobs.push(decoded.value);
+    }
+  });
+  await bus.subscribe('block.outcome', 'test', async (records) => {
+    for (const { value } of records) {
+      const decoded = decodeBlockOutcome(value);
+      if (decoded.ok) outcomes.push(decoded.value);
+    }
+  });
+  const lane = await startBlockLane(
+    { clock, log, bus, disk: createDisk(), openRpc },
+    {
+      nodes: [node.address],
+      network: 'regtest',
+      dataDir: directory,
+      limits: { finalConfirmations: BLOCKS, lookMs: 50, deepLookMs: 50 },
+      warmMs: 100,
+    },
+  );
+  const manager = await startJobmanager(
+    {
+      clock,
+      log,
+      bus,
+      openRpc,
+      openHints: (address, onHint) => subscribeZmq({ log }, address, onHint),
+      mark: { read: async () => null, write: async () => {} },
+      meter: {
+        count: (name, labels) => {
+          if (name === 'job_proposals') proposals.push(labels?.verdict ?? '');
+        },
+        set() {},
+      },
+    },
+    {
+      nodes: [node.address],
+      network: 'regtest',
+      poolTag: '/Headframe/',
+      outputsForProposal: [{ script: SCRIPT, ppm: 1_000_000 }],
+    },
+  );
+  try {
+    await until('a first job', () => jobs.length > 0, 20_000).catch((error: unknown) => {
+      throw new Error(`${String(error)}\n${log.text()}`);
+    });
+    const hashes: string[] = [];
+    for (let i = 0; i < BLOCKS; i++) {
+      const job = jobs.at(-1)!;
+      const candidate = solve(job);
+      const hash = encodeHexReversed(candidate.headerHash);
+      hashes.push(hash);
+      await lane.submit(candidate);
+      // The same again, as after a lost acknowledgement.
+      void lane.submit(candidate);
+      await until(
+        `a job on block ${i + 1}`,
+        () => encodeHexReversed(jobs.at(-1)!.previousHash) === hash,
+        5000,
+      ).catch((error: unknown) => {
+        throw new Error(`${String(error)}\n${log.text()}`);
+      });
+      assert.equal(jobs.at(-1)!.clean, true);
+    }
+    await until(
+      'the first block confirmed',
+      () =>
+        outcomes.some(
+          ({ headerHash, state }) =>
+            state === 'confirmed' && encodeHexReversed(headerHash) === hashes[0],
+        ),
+      5000,
+    );
+    const accepted = new Set(
+      outcomes
+        .filter(({ state }) => state === 'accepted' || state === 'confirmed')
+        .map(({ headerHash }) => encodeHexReversed(headerHash)),
+    );
+    await until(
+      'all blocks accepted',
+      () =>
+        accepted.size === BLOCKS ||
+        hashes.every((hash) =>
+          outcomes.some(
+            ({ headerHash, state }) =>
+              state === 'accepted' && encodeHexReversed(headerHash) === hash,
+          ),
+        ),
+    );
+    assert.ok(proposals.includes('accepted'), `proposals: ${proposals.join(' ')}`);
+    assert.ok(!proposals.includes('refused'), `proposals: ${proposals.join(' ')}\n${log.text()}`);
+    const errors = log.lines.filter(({ level }) => level === 'error');
+    assert.deepEqual(errors, []);
+  } finally {
+    await manager.stop();
+    await lane.stop();
+    await bus.stop();
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+describe('real nodes', () => {
+  const core = findProgram('BITCOIND', 'bitcoind');
+  const btcd = findProgram('BTCD', 'btcd');
+
+  it(`Bitcoin Core takes our blocks${core === null ? ' (NOT FOUND: set BITCOIND to its path)' : ''}`, async () => {
+    if (core === null) {
+      console.log('bitcoind was not found: nothing was checked against Bitcoin Core');
+      return;
+    }
+    const node = await runCore(core);
+    try {
+      await mineThrough(node);
+    } finally {
+      await node.stop();
+    }
+  });
+
+  it(`btcd takes our blocks${btcd === null ? ' (NOT FOUND: set BTCD to its path)' : ''}`, async () => {
+    if (btcd === null) {
+      console.log('btcd was not found: nothing was checked against btcd');
+      return;
+    }
+    const node = await runBtcd(btcd);
+    try {
+      await mineThrough(node);
+    } finally {
+      await node.stop();
+    }
+  });
+});
