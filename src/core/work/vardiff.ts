@@ -1,9 +1,9 @@
 /**
  * Variable difficulty, pure: shares and silences in, a new difficulty or nothing out.
  *
- * The estimate is work over time, each share weighted with the difficulty it was credited at, so that harder shares in flight
- * after a change do not disturb it; easier ones are left out. Three rules: far too fast is corrected after ten shares (a surge), silence sinks the difficulty
- * in growing steps until the first share ever and gently after it, and everything between is looked at once in forty shares
+ * The estimate is work over time, of shares at the difficulty in force; what is in flight after a change is left out.
+ * Three rules: far too fast is corrected after ten shares (a surge), silence sinks the difficulty
+ * in growing steps while the miner is unknown and gently later, and everything between is looked at once in forty shares
  * with a wide dead band. Results are powers of two: exact in every firmware's float, and few distinct targets.
  *
  * One precedence of wishes, highest first:
@@ -50,11 +50,13 @@ export type Vardiff = {
   fixed: boolean;
   /** From BIP310 minimum-difficulty; 0 when not asked. */
   floor: number;
-  /** A share was accepted on this session. */
-  proven: boolean;
-  /** Silent steps in a row. */
+  /** A window had shares enough to know the miner; a single lucky share does not count. */
+  settled: boolean;
+  /** Steps down for silence, in a row once settled. */
   sinks: number;
   windowStartMs: number;
+  /** The window's first share. */
+  windowFirstMs: number;
   windowShares: number;
   windowWork: number;
   lastShareAtMs: number;
@@ -71,9 +73,9 @@ export type DifficultyForm = 'any' | 'integer' | 'power-of-two';
 
 /** Expected shares without one that count as silence: e^−5 and e^−8, i.e. 0.7 % and 0.03 % by chance. */
 const SILENT_NEW = 5;
-const SILENT_PROVEN = 8;
+const SILENT_SETTLED = 8;
 const SINK_NEW = 64;
-const SINK_PROVEN = 4;
+const SINK_SETTLED = 4;
 /** A slow miner is corrected when it sent under a quarter of this many expected shares (0.2 % by chance at 12). */
 const SLOW_EXPECTED = 12;
 /** Time that a surge is taken to have lasted at least: one packet can hold ten shares. */
@@ -86,9 +88,10 @@ export function startVardiff(difficulty: number, nowMs: number): Vardiff {
     pending: 0,
     fixed: false,
     floor: 0,
-    proven: false,
+    settled: false,
     sinks: 0,
     windowStartMs: nowMs,
+    windowFirstMs: nowMs,
     windowShares: 0,
     windowWork: 0,
     lastShareAtMs: nowMs,
@@ -105,19 +108,21 @@ export function noteShare(
   policy: VardiffPolicy,
   nowMs: number,
 ): number {
-  state.proven = true;
-  state.sinks = 0;
+  if (state.settled) state.sinks = 0;
   state.lastShareAtMs = nowMs;
-  if (difficulty < state.difficulty) {
-    // Still on its way when the difficulty was raised: it tells how fast the line is, not the miner.
+  if (difficulty !== state.difficulty) {
+    // Still on its way when the difficulty changed: an easier one tells how fast the line is, a harder one tells of luck.
     if (state.windowShares === 0) state.windowStartMs = nowMs;
     return 0;
   }
+  if (state.windowShares === 0) state.windowFirstMs = nowMs;
   state.windowShares += 1;
   state.windowWork += difficulty;
-  if (state.fixed || state.pending !== 0 || state.windowShares < policy.surgeShares) return 0;
-  const elapsedMs = nowMs - state.windowStartMs;
-  // A window that ends with a share overstates the rate by n/(n−1).
+  if (state.windowShares < policy.surgeShares) return 0;
+  state.settled = true;
+  if (state.fixed || state.pending !== 0) return 0;
+  // From the first share on, which counts for nothing: that is exact, and free of the time the miner needed to hear of it.
+  const elapsedMs = nowMs - state.windowFirstMs;
   const work = (state.windowWork * (state.windowShares - 1)) / state.windowShares;
   const isBurst = state.windowShares >= policy.surgeShares * 6;
   if (elapsedMs >= SURGE_MS_MIN || isBurst) {
@@ -137,21 +142,26 @@ export function noteSilence(state: Vardiff, policy: VardiffPolicy, nowMs: number
   if (state.fixed || state.pending !== 0) return 0;
   const elapsedMs = nowMs - state.windowStartMs;
   const expected = elapsedMs / policy.intervalMs;
-  if (!state.proven) {
+  if (!state.settled && state.windowShares === 0) {
     if (expected < SILENT_NEW) return 0;
     state.sinks += 1;
     return state.difficulty / SINK_NEW ** Math.min(state.sinks, 4);
   }
   if (
-    nowMs - state.lastShareAtMs >= SILENT_PROVEN * policy.intervalMs &&
-    expected >= SILENT_PROVEN
+    state.settled &&
+    nowMs - state.lastShareAtMs >= SILENT_SETTLED * policy.intervalMs &&
+    expected >= SILENT_SETTLED
   ) {
     state.sinks += 1;
-    return state.difficulty / SINK_PROVEN;
+    return state.difficulty / SINK_SETTLED;
   }
   if (expected < SLOW_EXPECTED) return 0;
   const wanted = (state.windowWork * policy.intervalMs) / elapsedMs;
-  if (wanted < state.difficulty / 4) return Math.max(wanted, state.difficulty / 64);
+  if (wanted < state.difficulty / 4) {
+    // Some shares did come: the next silence is taken less seriously.
+    if (!state.settled && state.sinks > 0) state.sinks -= 1;
+    return Math.max(wanted, state.difficulty / 64);
+  }
   if (expected >= policy.lookShares) return look(state, wanted, policy, nowMs);
   return 0;
 }
@@ -228,6 +238,7 @@ function look(state: Vardiff, wanted: number, policy: VardiffPolicy, nowMs: numb
     return Math.min(wanted, state.difficulty * policy.raiseMax);
   }
   state.windowStartMs = nowMs - (nowMs - state.windowStartMs) / 2;
+  state.windowFirstMs = nowMs - (nowMs - state.windowFirstMs) / 2;
   state.windowShares = Math.floor(state.windowShares / 2);
   state.windowWork /= 2;
   return 0;

@@ -108,7 +108,7 @@ test('converges in at most five changes from any start, ESP32 to petahash', () =
         assert.ok(steps <= 5, `${steps} changes to ${wanted}: ${JSON.stringify(changes)}`);
       },
     ),
-    // Poisson luck needs a sixth change about once in ten thousand: the seed is fixed.
+    // Poisson luck needs a sixth change about once in some thousand: the seed is fixed.
     { numRuns: 400, seed: 20_261_121 },
   );
 });
