@@ -1,0 +1,621 @@
+/**
+ * The block lane against nodes over real HTTP and on a real disk: restarts at three points, nodes that are down, slow, hanging or
+ * lying, a disk that is full or hangs, reorganisations, and a block of 3.99 MWU (promises P03 to P06, faults F-S7, F-S8, F-B1 to F-B4,
+ * F-N3, F-N10, F-N11, F-X1, F-X2).
+ */
+import assert from 'node:assert/strict';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, it } from 'node:test';
+import { MessageChannel } from 'node:worker_threads';
+import { createMemoryBus, type MemoryBus } from '../../../src/adapters/bus/memory.ts';
+import { createDisk } from '../../../src/adapters/disk.ts';
+import { createRpc } from '../../../src/adapters/node/rpc.ts';
+import { decodeBlock } from '../../../src/core/bitcoin/block.ts';
+import { encodeHexReversed } from '../../../src/core/bitcoin/bytes.ts';
+import { assembleCoinbase, buildCoinbase } from '../../../src/core/bitcoin/coinbase.ts';
+import { sha256d } from '../../../src/core/bitcoin/hash.ts';
+import { encodeHeader, hashHeader } from '../../../src/core/bitcoin/header.ts';
+import { merkleRoot } from '../../../src/core/bitcoin/merkle.ts';
+import { txWeight } from '../../../src/core/bitcoin/tx.ts';
+import type { BlockCandidate, BlockOutcome } from '../../../src/messages/block.ts';
+import {
+  decodeBlockCandidate,
+  decodeBlockOutcome,
+  encodeTemplateBody,
+} from '../../../src/messages/codec.ts';
+import type { BlockDisk } from '../../../src/services/blocksubmit/files.ts';
+import {
+  type BlockLaneHandle,
+  type BlockLaneOptions,
+  startBlockLane,
+} from '../../../src/services/blocksubmit/lane.ts';
+import { createLaneClient } from '../../../src/services/blocksubmit/lane-client.ts';
+import {
+  type FakeNode,
+  type FakeTransaction,
+  fakeTransaction,
+  fatTransactions,
+  startFakeNode,
+} from '../../tools/fake-node.ts';
+import { createMemoryLog, until } from '../../tools/waiting.ts';
+
+const closers: (() => Promise<void> | void)[] = [];
+afterEach(async () => {
+  for (const close of closers.splice(0).reverse()) await close();
+});
+
+async function createNode(): Promise<FakeNode> {
+  const node = await startFakeNode();
+  closers.push(() => node.stop());
+  return node;
+}
+
+async function createDirectory(): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'headframe-lane-'));
+  closers.push(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+let jobs = 0;
+
+/** A block on top of a node's tip: template and candidate. */
+function makeBlock(
+  node: FakeNode,
+  options: { transactions?: FakeTransaction[]; previous?: string; height?: number } = {},
+) {
+  jobs += 1;
+  const transactions = options.transactions ?? [];
+  const height = options.height ?? node.tip().height + 1;
+  const previous = options.previous ?? node.tip().hash;
+  const built = buildCoinbase({
+    height,
+    tag: `/lane ${jobs}/`,
+    aux: new Uint8Array(0),
+    extranonceBytes: 12,
+    outputs: [{ script: Uint8Array.of(0x51), valueSats: 5_000_000_000n }],
+    witnessCommitment: Uint8Array.of(0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed, ...new Uint8Array(32)),
+  });
+  assert.ok(built.ok);
+  const coinbase = assembleCoinbase(built.prefix, new Uint8Array(12), built.suffix, false);
+  const previousHash = Buffer.from(previous, 'hex').reverse();
+  const txids = transactions.map(({ txid }) => new Uint8Array(Buffer.from(txid, 'hex').reverse()));
+  const header = encodeHeader({
+    version: 0x20000000,
+    previousHash,
+    merkleRoot: merkleRoot([sha256d(coinbase), ...txids]),
+    time: 1_700_000_000,
+    bits: 0x207fffff,
+    nonce: jobs,
+  });
+  const headerHash = hashHeader(header);
+  const jobId = jobs.toString(16).padStart(8, '0');
+  const candidate: BlockCandidate = {
+    jobId,
+    headerHash,
+    header,
+    coinbase,
+    height,
+    account: 'bcrt1qminer',
+    worker: 'rig',
+    foundAtMs: Date.now(),
+    networkDifficulty: 1,
+    rewardSats: 5_000_000_000n,
+  };
+  const template = encodeTemplateBody({
+    jobId,
+    height,
+    previousHash,
+    transactionCount: transactions.length,
+    body: Buffer.from(transactions.map(({ data }) => data).join(''), 'hex'),
+    witness: true,
+  });
+  return { candidate, template, hash: encodeHexReversed(headerHash) };
+}
+
+type World = {
+  lane: BlockLaneHandle;
+  bus: MemoryBus;
+  outcomes: BlockOutcome[];
+  candidates: BlockCandidate[];
+  log: ReturnType<typeof createMemoryLog>;
+  counts: Map<string, number>;
+  shelve(template: Uint8Array): Promise<void>;
+  statesOf(hash: string): string[];
+};
+
+async function start(
+  nodes: FakeNode[],
+  dataDir: string,
+  options: Partial<BlockLaneOptions> & { disk?: BlockDisk; fault?: (point: string) => void } = {},
+): Promise<World> {
+  const log = createMemoryLog();
+  const bus = createMemoryBus({ log });
+  const outcomes: BlockOutcome[] = [];
+  const candidates: BlockCandidate[] = [];
+  const counts = new Map<string, number>();
+  await bus.subscribe('block.outcome', 'test', async (records) => {
+    for (const { value } of records) {
+      const decoded = decodeBlockOutcome(value);
+      assert.ok(decoded.ok);
+      outcomes.push(decoded.value);
+    }
+  });
+  await bus.subscribe('block.candidates', 'test', async (records) => {
+    for (const { value } of records) {
+      const decoded = decodeBlockCandidate(value);
+      assert.ok(decoded.ok);
+      candidates.push(decoded.value);
+    }
+  });
+  const { disk, fault, ...rest } = options;
+  const lane = await startBlockLane(
+    {
+      clock: { nowMs: () => Date.now() },
+      log,
+      bus,
+      disk: disk ?? createDisk(),
+      fault,
+      openRpc: (address, purpose) => createRpc({ ...address, ...purpose, log }),
+      meter: {
+        count: (name) => void counts.set(name, (counts.get(name) ?? 0) + 1),
+        set() {},
+        observe() {},
+      },
+    },
+    {
+      nodes: nodes.map(({ url }, i) => ({ name: `n${i}`, url })),
+      network: 'regtest',
+      dataDir,
+      warmMs: 60_000,
+      submitTimeoutMs: 300,
+      lookTimeoutMs: 200,
+      ...rest,
+      limits: {
+        retryMinMs: 10,
+        retryMaxMs: 60,
+        absentRetryMaxMs: 30,
+        hedgeMs: 40,
+        lookMs: 20,
+        deepLookMs: 30,
+        finalConfirmations: 10,
+        ...rest.limits,
+      },
+    },
+  );
+  let stopped = false;
+  closers.push(async () => {
+    if (!stopped) await lane.stop();
+    stopped = true;
+    await bus.stop();
+  });
+  return {
+    lane,
+    bus,
+    outcomes,
+    candidates,
+    log,
+    counts,
+    shelve: (template) => bus.publish('mining.templates', [{ key: 'job', value: template }]),
+    statesOf: (hash) =>
+      outcomes
+        .filter(({ headerHash }) => encodeHexReversed(headerHash) === hash)
+        .map(({ state }) => state),
+  };
+}
+
+describe('a found block', () => {
+  it('is on disk, at the node, in its chain, told, and confirmed', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    const world = await start([node], directory);
+    const block = makeBlock(node, {
+      transactions: [fakeTransaction(0, 30), fakeTransaction(1, 0)],
+    });
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    const bytes = await readFile(join(directory, 'blocks', `${block.hash}.blk`));
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+    assert.equal(node.block(block.hash)!.hex, bytes.toString('hex'));
+    const decoded = decodeBlock(bytes);
+    assert.ok(decoded.ok);
+    assert.equal(decoded.block.transactions.length, 3);
+    assert.equal(decoded.block.transactions[0]!.inputs[0]!.witness.length, 1);
+    assert.deepEqual(world.statesOf(block.hash).slice(0, 3), ['found', 'submitted', 'accepted']);
+    assert.equal(world.candidates[0]!.account, 'bcrt1qminer');
+    for (let i = 0; i < 9; i++) node.mine();
+    await until('confirmed', () => world.statesOf(block.hash).includes('confirmed'));
+    await until('its files gone', () => world.lane.status().watched === 0);
+    await world.lane.stop();
+    const left = await readdir(join(directory, 'blocks'));
+    assert.deepEqual(left, ['done']);
+    const done = await readdir(join(directory, 'blocks', 'done'));
+    assert.equal(done.length, 1);
+    assert.match(done[0]!, /^0000000001-[0-9a-f]{64}\.json$/);
+  });
+
+  it('given many times is one block', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    await Promise.all(Array.from({ length: 20 }, () => world.lane.submit(block.candidate)));
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+    await world.lane.submit(block.candidate);
+    assert.equal(node.callsOf('submitblock').length, 1);
+    assert.equal(world.counts.get('blocks_found'), 1);
+  });
+
+  it('of 3.99 MWU arrives whole', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory(), { submitTimeoutMs: 3000 });
+    const block = makeBlock(node, { transactions: fatTransactions(3_990_000) });
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+    const { hex } = node.block(block.hash)!;
+    const decoded = decodeBlock(Buffer.from(hex, 'hex'));
+    assert.ok(decoded.ok);
+    let weight = 320;
+    for (const tx of decoded.block.transactions) weight += txWeight(tx);
+    assert.ok(weight >= 3_988_000 && weight <= 4_000_000, `weight ${weight}`);
+  });
+
+  it('waits for a template that is still on its way', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const block = makeBlock(node);
+    const kept = world.lane.submit(block.candidate);
+    assert.equal(world.lane.status().undelivered, 1);
+    await world.shelve(block.template);
+    await kept;
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+  });
+
+  it('on a job two tips old still goes out', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const old = makeBlock(node);
+    await world.shelve(old.template);
+    for (let i = 0; i < 2; i++) {
+      node.mine();
+      await world.shelve(makeBlock(node).template);
+    }
+    await world.lane.submit(old.candidate);
+    await until('it is known to the node', () => node.block(old.hash) !== undefined);
+    await until('side', () => world.statesOf(old.hash).at(-1) === 'side');
+  });
+});
+
+describe('nodes in trouble', () => {
+  it('one node down, one slow, one hanging: the block lands on the fourth at once and on all in the end', async () => {
+    const [down, slow, hanging, good] = await Promise.all([
+      createNode(),
+      createNode(),
+      createNode(),
+      createNode(),
+    ]);
+    const block = makeBlock(good!);
+    await down!.down();
+    slow!.faults.set('submitblock', { kind: 'delay', delayMs: 150 });
+    hanging!.faults.set('*', { kind: 'hang' });
+    const world = await start([down!, slow!, hanging!, good!], await createDirectory());
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    await until('the good node has it', () => good!.block(block.hash) !== undefined, 1000);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+    await until('the slow node has it', () => slow!.block(block.hash) !== undefined);
+    hanging!.faults.clear();
+    await until('the hanging node has it', () => hanging!.block(block.hash) !== undefined);
+    await down!.up();
+    await until('the node that was down has it', () => down!.block(block.hash) !== undefined);
+  });
+
+  it('an error after the node took the block is no loss', async () => {
+    const node = await createNode();
+    node.faults.set('submitblock', { kind: 'act-and-break' });
+    const world = await start([node], await createDirectory());
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+  });
+
+  for (const [what, fault] of [
+    ['503', { kind: 'status', status: 503, text: 'Work queue depth exceeded' }],
+    ['401', { kind: 'status', status: 401, text: '' }],
+    ['HTML', { kind: 'status', status: 200, text: '<html>' }],
+    ['−28', { kind: 'error', code: -28, message: 'Loading' }],
+    ['a lie', { kind: 'result', result: null }],
+    ['"duplicate" without having it', { kind: 'result', result: 'duplicate' }],
+    ['"inconclusive" without having it', { kind: 'result', result: 'inconclusive' }],
+    ['an unknown parent', { kind: 'result', result: 'prev-blk-not-found' }],
+    ['"time-too-new"', { kind: 'result', result: 'time-too-new' }],
+  ] as const) {
+    it(`answers ${what} to submitblock: sent again until it is in the chain`, async () => {
+      const node = await createNode();
+      node.faults.set('submitblock', fault);
+      const world = await start([node], await createDirectory());
+      const block = makeBlock(node);
+      await world.shelve(block.template);
+      await world.lane.submit(block.candidate);
+      await until('several tries', () => node.callsOf('submitblock').length >= 3);
+      assert.ok(!world.statesOf(block.hash).includes('accepted'));
+      assert.ok(!world.statesOf(block.hash).includes('refused'));
+      node.faults.clear();
+      await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+    });
+  }
+
+  it('a block that every node calls invalid is given up, with an alarm and its bytes kept', async () => {
+    const node = await createNode();
+    node.faults.set('submitblock', { kind: 'result', result: 'bad-cb-amount' });
+    const directory = await createDirectory();
+    const world = await start([node], directory);
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    await until('refused', () => world.statesOf(block.hash).at(-1) === 'refused');
+    await until('not watched any more', () => world.lane.status().watched === 0);
+    assert.ok(
+      world.log.lines.some(
+        ({ level, message }) => level === 'error' && message.includes('invalid'),
+      ),
+    );
+    assert.equal(node.callsOf('submitblock').length, 1);
+    await world.lane.stop();
+    const done = await readdir(join(directory, 'blocks', 'done'));
+    assert.equal(done.length, 2);
+  });
+});
+
+describe('reorganisations', () => {
+  it('a side block is watched, orphaned when six deep, and comes back', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+    const parent = node.genesis;
+    let rival = node.mine(parent);
+    rival = node.mine(rival.hash);
+    await until('side', () => world.statesOf(block.hash).at(-1) === 'side');
+    for (let i = 0; i < 4; i++) rival = node.mine(rival.hash);
+    await until('orphaned', () => world.statesOf(block.hash).at(-1) === 'orphaned');
+    let ours = node.mine(block.hash);
+    for (let i = 0; i < 6; i++) ours = node.mine(ours.hash);
+    await until('accepted again', () => world.statesOf(block.hash).at(-1) === 'accepted');
+    for (let i = 0; i < 12; i++) rival = node.mine(rival.hash);
+    await until('orphaned for good', () => world.lane.status().watched === 0);
+    assert.equal(world.statesOf(block.hash).at(-1), 'orphaned');
+  });
+
+  it('a race lost by a hair: the node is asked to prefer ours', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    // The rival reaches the node while our block is on its way.
+    const rival = node.mine();
+    await world.lane.submit(block.candidate);
+    await until('asked', () => node.callsOf('preciousblock').length === 1);
+    await until('accepted', () => world.statesOf(block.hash).at(-1) === 'accepted');
+    assert.equal(node.isInBestChain(rival.hash), false);
+  });
+
+  it('a race that we joined late is not contested', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    node.mine();
+    await world.shelve(makeBlock(node).template);
+    await world.lane.submit(block.candidate);
+    await until('side', () => world.statesOf(block.hash).at(-1) === 'side');
+    assert.equal(node.callsOf('preciousblock').length, 0);
+  });
+});
+
+describe('restarts', () => {
+  it('killed before the disk: the gateway repeats what was not acknowledged', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    const client = createLaneClient({ log: createMemoryLog() });
+    const block = makeBlock(node);
+    client.submit(block.candidate);
+    // The first lane dies before it reads its port.
+    const dead = new MessageChannel();
+    client.attach(dead.port1);
+    dead.port2.close();
+    assert.equal(client.unacknowledged(), 1);
+    const world = await start([node], directory);
+    await world.shelve(block.template);
+    const { port1, port2 } = new MessageChannel();
+    closers.push(() => port1.close());
+    world.lane.attach(port2);
+    client.attach(port1);
+    await until('acknowledged', () => client.unacknowledged() === 0);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+  });
+
+  it('killed after the disk, before the node: the block goes out at the start', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    await node.down();
+    const first = await start([node], directory);
+    const block = makeBlock(node, { transactions: [fakeTransaction(0, 10)] });
+    await first.shelve(block.template);
+    await first.lane.submit(block.candidate);
+    await first.lane.stop();
+    await node.up();
+    // No template: everything comes from the disk.
+    const second = await start([node], directory);
+    await until('accepted', () => second.statesOf(block.hash).includes('accepted'), 1000);
+    assert.equal(second.candidates[0]!.worker, 'rig');
+    assert.equal(
+      node.block(block.hash)!.hex.length,
+      node.callsOf('submitblock')[0]!.params[0]!.toString().length,
+    );
+  });
+
+  it('killed after the node took it, before that was known: found in the chain', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    let kill = () => {};
+    const first = await start([node], directory, {
+      fault: (point) => {
+        if (point === 'block.afterSubmit') kill();
+      },
+    });
+    kill = () => void first.lane.stop();
+    const block = makeBlock(node);
+    await first.shelve(block.template);
+    await first.lane.submit(block.candidate);
+    await until('the node has it', () => node.block(block.hash) !== undefined);
+    await first.lane.stop();
+    assert.ok(!first.statesOf(block.hash).includes('accepted'));
+    const second = await start([node], directory);
+    await until('accepted', () => second.statesOf(block.hash).includes('accepted'), 1000);
+  });
+
+  it('killed between sync and rename, and with the record lost', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    await node.down();
+    const real = createDisk();
+    const disk: BlockDisk = {
+      ...real,
+      rename: () => Promise.reject(Object.assign(new Error('killed'), { code: 'EIO' })),
+    };
+    const first = await start([node], directory, { disk });
+    const block = makeBlock(node, {
+      transactions: [fakeTransaction(0, 10), fakeTransaction(1, 0)],
+    });
+    await first.shelve(block.template);
+    void first.lane.submit(block.candidate);
+    await until('the disk failed', () => first.counts.get('block_disk_failed') === 1);
+    await first.lane.stop();
+    await node.up();
+    const second = await start([node], directory);
+    await until('accepted', () => second.statesOf(block.hash).includes('accepted'));
+    assert.equal(second.candidates[0]!.height, 1);
+    assert.equal(second.candidates[0]!.rewardSats, 5_000_000_000n);
+  });
+
+  it('three restarts while the node is away, then it lands within half a second', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    await node.down();
+    const block = makeBlock(node);
+    for (let i = 0; i < 3; i++) {
+      const world = await start([node], directory);
+      if (i === 0) {
+        await world.shelve(block.template);
+        await world.lane.submit(block.candidate);
+      }
+      await until('a try', () => world.counts.get('block_submits')! > 1);
+      await world.lane.stop();
+    }
+    const world = await start([node], directory, { limits: { absentRetryMaxMs: 250 } });
+    await until('tries', () => world.counts.get('block_submits')! > 2);
+    await node.up();
+    await until('it landed', () => node.block(block.hash) !== undefined, 1000);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+  });
+
+  it('several blocks wait for a node: all land, in any order', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    const world = await start([node], directory);
+    await node.down();
+    const blocks: ReturnType<typeof makeBlock>[] = [];
+    let previous = node.genesis;
+    for (let height = 1; height <= 5; height++) {
+      const block = makeBlock(node, { previous, height });
+      previous = block.hash;
+      blocks.push(block);
+      await world.shelve(block.template);
+    }
+    for (const block of blocks.slice(-3)) await world.lane.submit(block.candidate);
+    // The first two are of the oldest tips and come late.
+    await node.up();
+    await world.shelve(blocks[1]!.template);
+    await world.shelve(blocks[0]!.template);
+    for (const block of blocks.slice(0, 2)) await world.lane.submit(block.candidate);
+    await until('all in the chain', () => blocks.every(({ hash }) => node.isInBestChain(hash)));
+  });
+
+  it("broken files are told and stand in nobody's way", async () => {
+    const { mkdir, writeFile } = await import('node:fs/promises');
+    const node = await createNode();
+    const directory = await createDirectory();
+    await mkdir(join(directory, 'blocks'), { recursive: true });
+    const name = 'ab'.repeat(32);
+    await writeFile(join(directory, 'blocks', `${name}.json`), '{"candidate":5}');
+    await writeFile(join(directory, 'blocks', `${name}.blk.part`), Buffer.alloc(500));
+    await writeFile(join(directory, 'blocks', 'notes.txt'), 'hello');
+    const world = await start([node], directory);
+    assert.equal(world.log.lines.filter(({ level }) => level === 'error').length, 2);
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+  });
+});
+
+describe('a disk in trouble', () => {
+  it('full: the block goes out, and is safe once a node has it', async () => {
+    const node = await createNode();
+    const full = Object.assign(new Error('no space'), { code: 'ENOSPC' });
+    const disk: BlockDisk = { ...createDisk(), open: () => Promise.reject(full) };
+    const world = await start([node], await createDirectory(), { disk });
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    assert.ok(node.block(block.hash) !== undefined);
+    assert.ok(
+      world.log.lines.some(({ level, fields }) => level === 'error' && fields.reason === 'ENOSPC'),
+    );
+  });
+
+  it('hanging: the block goes out all the same', async () => {
+    const node = await createNode();
+    const real = createDisk();
+    const releases: (() => void)[] = [];
+    const disk: BlockDisk = {
+      ...real,
+      open: async (path, how) => {
+        const file = await real.open(path, how);
+        const datasync = () => new Promise<void>((resolve) => releases.push(resolve));
+        return { ...file, datasync };
+      },
+    };
+    const world = await start([node], await createDirectory(), { disk, diskPatienceMs: 20 });
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    void world.lane.submit(block.candidate);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+    assert.equal(world.counts.get('block_disk_late'), 1);
+    const timer = setInterval(() => {
+      for (const release of releases.splice(0)) release();
+    }, 1);
+    closers.push(() => clearInterval(timer));
+    await world.lane.stop();
+  });
+
+  it('a bus that refuses everything changes nothing for the block, and hears of it later', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    const publish = world.bus.publish;
+    world.bus.publish = () => Promise.reject(new Error('no bus'));
+    await world.lane.submit(block.candidate);
+    await until('in the chain', () => node.isInBestChain(block.hash));
+    world.bus.publish = publish;
+    await until('told', () => world.statesOf(block.hash).includes('accepted'));
+    assert.equal(world.candidates.length, 1);
+  });
+});
