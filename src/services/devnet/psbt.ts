@@ -99,7 +99,7 @@ export function combinePsbts(texts: readonly string[]): string {
     throw new RpcError(rpcCode.invalidParameter, "Parameter 'txs' cannot be empty");
   const parts = texts.map((text) => openPsbt(text).toPSBT(0));
   try {
-    return base64.encode(PSBTCombine(parts));
+    return base64.encode(PSBTCombine(parts, openOptions));
   } catch {
     throw new RpcError(rpcCode.invalidParameter, 'PSBTs not compatible (different transactions)');
   }
