@@ -44,8 +44,8 @@ export class LineFramer {
   #partial: Uint8Array | null = null;
   #partialLength = 0;
   #emptyLines = 0;
-  /** Offset inside the unfinished line of its first CR, or −1. */
-  #crAt = -1;
+  /** The last byte that is not blank was a CR: only the end of the line may follow. */
+  #afterCr = false;
   #ascii = true;
   #first = true;
 
@@ -102,16 +102,22 @@ export class LineFramer {
     const overflow = from + room;
     const stop = chunk.length <= overflow ? chunk.length : overflow + 1;
     let at = from;
+    if (this.#afterCr) at = skipBlanks(chunk, at, stop);
     for (; at < stop; at++) {
       const byte = chunk[at]!;
-      if (byte >= SPACE && byte < 0x80) continue;
+      if (byte >= SPACE && byte < 0x80) {
+        if (!this.#afterCr) continue;
+        this.fault = 'lone-cr';
+        return -1;
+      }
       if (byte === LF) return at;
+      if (byte === 0) this.fault = 'nul';
+      else if (this.#afterCr) this.fault = 'lone-cr';
+      if (this.fault !== null) return -1;
       if (byte >= 0x80) this.#ascii = false;
       else if (byte === CR) {
-        if (this.#crAt < 0) this.#crAt = this.#partialLength + at - from;
-      } else if (byte === 0) {
-        this.fault = 'nul';
-        return -1;
+        this.#afterCr = true;
+        at = skipBlanks(chunk, at + 1, stop) - 1;
       }
     }
     if (at > overflow) this.fault = 'line-too-long';
@@ -120,16 +126,7 @@ export class LineFramer {
 
   /** The chunk ended inside a line: copy the beginning, let go of the chunk. */
   #keep(chunk: Uint8Array, from: number): void {
-    const size = chunk.length - from;
-    if (size > 0) {
-      this.#append(chunk, from, chunk.length);
-      const last = chunk[chunk.length - 1]!;
-      if (this.#crAt >= 0 && last !== CR && last !== SPACE && last !== TAB) {
-        this.fault = 'lone-cr';
-        this.#drop();
-        return;
-      }
-    }
+    if (from < chunk.length) this.#append(chunk, from, chunk.length);
     this.#chunk = NO_BYTES;
     this.#at = 0;
   }
@@ -158,13 +155,11 @@ export class LineFramer {
       start = 0;
       stop = this.#partialLength;
     }
-    const base = start;
     while (stop > start && isBlank(bytes[stop - 1]!)) stop--;
-    const crAt = this.#crAt;
     const ascii = this.#ascii;
     this.#partial = null;
     this.#partialLength = 0;
-    this.#crAt = -1;
+    this.#afterCr = false;
     this.#ascii = true;
     if (this.#first && stop > start) {
       this.#first = false;
@@ -174,15 +169,17 @@ export class LineFramer {
       if (++this.#emptyLines > EMPTY_LINES_MAX) this.fault = 'empty-lines';
       return null;
     }
-    if (crAt >= 0 && base + crAt < stop) {
-      this.fault = 'lone-cr';
-      return null;
-    }
     this.#emptyLines = 0;
     const text = decode(bytes, start, stop, ascii);
     if (text === null) this.fault = 'bad-utf8';
     return text;
   }
+}
+
+/** Index of the first byte from `at` on that is not a blank, or `stop`. */
+function skipBlanks(chunk: Uint8Array, at: number, stop: number): number {
+  while (at < stop && isBlank(chunk[at]!)) at++;
+  return at;
 }
 
 function isBlank(byte: number): boolean {

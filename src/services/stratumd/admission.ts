@@ -84,8 +84,8 @@ class Source {
   /** Connections now that have earned a share, and how long the last such one that is gone still counts. */
   provenLive = 0;
   provenUntilMs = 0;
-  /** When the next arrival would be on pace; lags behind the clock by at most the burst. */
-  nextArrivalMs = 0;
+  /** When the last arrival was scheduled to start; `paced` lets it lag behind the clock by the burst. */
+  nextArrivalMs = Number.NEGATIVE_INFINITY;
 
   constructor(key: string, networkKey: string) {
     this.key = key;
@@ -115,7 +115,7 @@ export class Admission {
   /** Connections per network: bounded by `connectionsMax`. */
   readonly #networks = new Map<string, number>();
   #connections = 0;
-  #nextArrivalMs = 0;
+  #nextArrivalMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
