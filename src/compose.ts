@@ -1,0 +1,311 @@
+/**
+ * The only file that builds adapters and starts services. `headframe start` top to bottom, in the order things depend on each other:
+ * lock → chain (development chain when no node is configured) → database → journal → threads → gateway → door → status → miner.
+ * They stop in reverse: no new miner, answers out, journal shipped, threads, database.
+ */
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { MessageChannel } from 'node:worker_threads';
+import { bridge } from './adapters/bus/bridge.ts';
+import { createMemoryBus, type MemoryBus } from './adapters/bus/memory.ts';
+import { startEmbeddedPostgres } from './adapters/db/embedded.ts';
+import { lockDirectory } from './adapters/db/lock.ts';
+import { connectPostgres } from './adapters/db/postgres.ts';
+import { createDisk } from './adapters/disk.ts';
+import { readFileIfAny, replaceFile } from './adapters/files.ts';
+import { openJournal } from './adapters/journal.ts';
+import { loadAccelerator } from './adapters/pow/sha256d.ts';
+import type { Config } from './config.ts';
+import { decodeAddress } from './core/bitcoin/address.ts';
+import { encodeBits } from './core/bitcoin/target.ts';
+import type { NodeAddress } from './core/node/rpc.ts';
+import { foldInTypescript } from './core/work/fold.ts';
+import type { LogOptions } from './log.ts';
+import { decodeJob } from './messages/codec.ts';
+import type { Clock, Log } from './ports.ts';
+import { createLaneClient } from './services/blocksubmit/lane-client.ts';
+import { startMiner } from './services/miner/miner.ts';
+import { startDoor } from './services/stratumd/door.ts';
+import { Gateway } from './services/stratumd/gateway.ts';
+import { createGatewayMetrics, type PayoutOptions } from './services/stratumd/options.ts';
+import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
+import { type KeptThread, keepThread } from './threads.ts';
+
+export type PoolTools = { clock: Clock; log: Log; logOptions: LogOptions };
+
+/** A pool that runs. */
+export type Pool = {
+  /** Resolves when a part of it cannot be kept alive: why, and the exit code to end with. Never resolves otherwise. */
+  failed: Promise<{ reason: string; exitCode: number }>;
+  /** Reads certificates again. */
+  reload(): Promise<void>;
+  /** Drains and ends everything; resolves within ten seconds. */
+  stop(): Promise<void>;
+};
+
+/** A reason not to start that is nobody's bug. */
+export class StartError extends Error {
+  readonly exitCode: number;
+  constructor(message: string, exitCode: number) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
+const EX_TEMPFAIL = 75;
+const EX_CONFIG = 78;
+/** The demo's own miner: about a tenth of a core. */
+const DEMO_HPS = 200_000;
+const DEMO_BLOCKS = 110;
+const STOP_THREAD_MS = 4_000;
+
+/** Starts everything in one process. Rejects with `StartError` for what the operator must mend. */
+export async function startPool(tools: PoolTools, config: Config): Promise<Pool> {
+  const { clock, log } = tools;
+  /** What was started, to be stopped in reverse order. */
+  const started: { name: string; stop: () => Promise<void> | void }[] = [];
+  let fail: (failure: { reason: string; exitCode: number }) => void = () => {};
+  const failed = new Promise<{ reason: string; exitCode: number }>((resolve) => {
+    fail = resolve;
+  });
+
+  async function stop(): Promise<void> {
+    for (const { name, stop } of started.splice(0).reverse()) {
+      try {
+        await stop();
+      } catch (error) {
+        log.error('a part did not end in order', { part: name, reason: String(error) });
+      }
+    }
+  }
+
+  try {
+    const lock = lockDirectory(config.dataDir);
+    if (!lock.ok) {
+      const who = lock.holderPid === null ? 'another process' : `process ${lock.holderPid}`;
+      throw new StartError(`${config.dataDir} is in use by ${who}`, EX_TEMPFAIL);
+    }
+    started.push({ name: 'lock', stop: lock.release });
+
+    const bus = createMemoryBus({ log });
+    started.push({ name: 'bus', stop: () => bus.stop() });
+    const keep = async (
+      role: ThreadData['role'],
+      data: () => Record<string, unknown>,
+      onStart?: Parameters<typeof keepThread>[1]['connect'],
+    ): Promise<{ thread: KeptThread; facts: unknown }> => {
+      const kept = await keepThread(
+        { log },
+        {
+          role,
+          data: () => ({ log: tools.logOptions, ...data() }),
+          connect: (port, send) => {
+            void joinThread(bus, role, port, log);
+            onStart?.(port, send);
+          },
+          onGivenUp: (reason, exitCode) => fail({ reason, exitCode }),
+        },
+      );
+      started.push({ name: role, stop: () => kept.thread.stop(STOP_THREAD_MS) });
+      return kept;
+    };
+
+    const chain = await chooseChain(config, keep, log);
+
+    const disk = createDisk();
+    const journal = await openJournal({
+      disk,
+      directory: config.journal.directory,
+      log,
+      clock,
+      mode: config.journal.mode,
+      unshippedBytesMax: config.journal.unshippedBytesMax,
+    });
+    started.push({ name: 'journal', stop: () => journal.stop() });
+
+    const database =
+      config.database.url === null
+        ? await startEmbeddedPostgres({ dataDir: config.database.directory, log })
+        : null;
+    if (database !== null) started.push({ name: 'database', stop: () => database.stop() });
+    const address =
+      database === null ? { connectionString: config.database.url! } : database.connection;
+    await keep('store', () => ({
+      options: {
+        database: address,
+        journalDirectory: config.journal.directory,
+        committed: journal.committedPosition,
+        payout: chain.payout,
+        poolTag: config.poolTag,
+      },
+    }));
+
+    const lane = createLaneClient({ log });
+    const blockThread = await keep(
+      'block',
+      () => ({ nodes: chain.nodes, network: config.network, dataDir: config.dataDir }),
+      (_port, send) => {
+        const { port1, port2 } = new MessageChannel();
+        lane.attach(port1);
+        send('candidates', port2);
+      },
+    );
+
+    const accelerator = loadAccelerator();
+    const metrics = createGatewayMetrics();
+    const leasePath = join(config.dataDir, 'extranonce.lease');
+    let blame: (remoteAddress: string, points: number) => void = () => {};
+    const gateway = new Gateway(
+      {
+        log,
+        metrics,
+        hash: accelerator?.hash ?? foldInTypescript,
+        journal,
+        lane,
+        defer: setImmediate,
+        persistLease: (highWater) => replaceFile(leasePath, `${highWater}\n`),
+        randomBytes: (count) => randomBytes(count),
+        blame: (remoteAddress, points) => blame(remoteAddress, points),
+      },
+      {
+        network: config.network,
+        payout: chain.payout,
+        coinbaseTag: config.poolTag,
+        gateway: config.instance.gateway,
+        versionMask: config.versionMask,
+        instancePrefix: config.instance.prefix,
+        instancePrefixBits: config.instance.prefixBits,
+        extranonceHighWater: readLease(leasePath),
+        ack: config.journal.mode,
+        vardiff: config.stratum.vardiff,
+        limits: config.stratum.limits,
+      },
+    );
+    journal.onCommitted = (ticket) => gateway.committed(ticket);
+    await bus.subscribe('mining.jobs', 'gateway', async (records) => {
+      const job = decodeJob(records.at(-1)!.value);
+      if (job.ok) gateway.setJob(job.value, clock.nowMs());
+      else log.error('a job could not be read', { reason: job.reason });
+    });
+
+    const nodeThread = await keep('node', () => ({
+      dataDir: config.dataDir,
+      options: {
+        nodes: chain.nodes,
+        network: config.network,
+        poolTag: config.poolTag,
+        outputsForProposal: outputsForProposal(chain.payout),
+        ...config.jobs,
+      },
+    }));
+
+    const door = await startDoor(
+      { clock, log, gateway },
+      {
+        ports: config.stratum.ports,
+        trustedProxies: config.stratum.trustedProxies,
+        admission: config.stratum.admission,
+        tls: config.stratum.tls,
+        limits: config.stratum.door,
+      },
+    );
+    blame = (remoteAddress, points) => door.blame(remoteAddress, points);
+    started.push({ name: 'door', stop: () => door.stop() });
+    log.info('miners are welcome', {
+      ports: door.ports,
+      payout: chain.payout.mode,
+      hash: accelerator?.name ?? 'TypeScript',
+    });
+
+    if (config.mode === 'devnet') {
+      const miner = startMiner(
+        { clock, log },
+        {
+          host: '127.0.0.1',
+          port: door.ports[0]!,
+          tls: 'off',
+          user: `${chain.address}.demo`,
+          password: 'x',
+          threads: 1,
+          hashesPerSecondMax: DEMO_HPS,
+        },
+      );
+      started.push({ name: 'miner', stop: () => miner.stop() });
+    }
+    void blockThread;
+    void nodeThread;
+    void connectPostgres;
+    return { failed, reload: () => door.reloadCertificates(), stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** Connects the near end of a thread's bus port: what the thread takes goes out, what it gives comes in. */
+async function joinThread(
+  bus: MemoryBus,
+  role: ThreadData['role'],
+  port: Parameters<typeof bridge>[1],
+  log: Log,
+): Promise<void> {
+  const { takes, gives } = THREAD_TOPICS[role];
+  await bridge(bus, port, { outgoing: takes, incoming: gives, log, peer: role });
+}
+
+/** The configured nodes, or a development chain of our own with an address of its wallet to pay. */
+async function chooseChain(
+  config: Config,
+  keep: (
+    role: ThreadData['role'],
+    data: () => Record<string, unknown>,
+  ) => Promise<{ facts: unknown }>,
+  log: Log,
+): Promise<{ nodes: readonly NodeAddress[]; payout: PayoutOptions; address: string }> {
+  if (config.mode === 'node') {
+    if (config.payout === null) throw new StartError('POOL_ADDRESS is missing', EX_CONFIG);
+    const address = config.payout.mode === 'pool' ? config.payout.address : '';
+    return { nodes: config.nodes, payout: config.payout, address };
+  }
+  log.info('no node is configured: starting a development chain and a small miner of our own', {
+    hint: 'set BITCOIN_RPC_HOST and POOL_ADDRESS to mine on your own node',
+  });
+  const addressPath = join(config.dataDir, 'pool-address');
+  const { facts } = await keep('devnet', () => ({
+    address: readFileIfAny(addressPath)?.trim() ?? null,
+    options: {
+      rpcPort: 0,
+      zmqPort: 0,
+      dataDir: join(config.dataDir, 'chain'),
+      user: 'headframe',
+      password: randomBytes(16).toString('hex'),
+      initialBlocks: DEMO_BLOCKS,
+      bits: encodeBits(2n ** 256n / BigInt(Math.round((DEMO_HPS * config.devnet.blockTimeMs) / 1000))),
+      transactionsPerBlock: 20,
+    },
+  }));
+  const { node, address } = facts as DevnetFacts;
+  replaceFile(addressPath, `${address}\n`);
+  const decoded = decodeAddress(address, 'regtest');
+  if (!decoded.ok) throw new Error(`the development chain gave an address that is none: ${address}`);
+  return {
+    nodes: [node],
+    payout: config.payout ?? { mode: 'pool', script: decoded.script, address },
+    address,
+  };
+}
+
+function outputsForProposal(payout: PayoutOptions): { script: Uint8Array; ppm: number }[] {
+  if (payout.mode === 'pool') return [{ script: payout.script, ppm: 1_000_000 }];
+  // A fee output stands second; who finds the block takes what is left of it.
+  return payout.fee === null ? [] : [{ script: new Uint8Array([0x00, 0x14, ...new Uint8Array(20)]), ppm: 1_000_000 }, payout.fee];
+}
+
+function readLease(path: string): number {
+  const text = readFileIfAny(path);
+  if (text === null) return 0;
+  const highWater = Number(text.trim());
+  if (!Number.isSafeInteger(highWater) || highWater < 0)
+    throw new StartError(`${path} is damaged: it must hold one whole number`, EX_CONFIG);
+  return highWater;
+}

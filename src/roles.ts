@@ -1,0 +1,27 @@
+/**
+ * The worker threads of the single process: what each is handed, and which topics it takes from the main thread's bus and gives to it.
+ */
+import type { Network } from './core/bitcoin/network.ts';
+import type { NodeAddress } from './core/node/rpc.ts';
+import type { LogOptions } from './log.ts';
+import type { DevnetOptions } from './services/devnet/devnet.ts';
+import type { JobmanagerOptions } from './services/jobmanager/jobmanager.ts';
+import type { StoreOptions } from './store-thread.ts';
+
+export type ThreadData = { log: LogOptions } & (
+  | { role: 'node'; options: JobmanagerOptions; dataDir: string }
+  | { role: 'block'; nodes: readonly NodeAddress[]; network: Network; dataDir: string }
+  | { role: 'store'; options: StoreOptions }
+  | { role: 'devnet'; options: DevnetOptions; address: string | null }
+);
+
+/** What `devnet` says when it is ready. */
+export type DevnetFacts = { node: NodeAddress; address: string };
+
+/** Which topics each role takes from the main thread's bus, and which it gives. */
+export const THREAD_TOPICS = {
+  node: { takes: [], gives: ['mining.jobs', 'mining.templates'] },
+  block: { takes: ['mining.templates'], gives: ['block.candidates', 'block.outcome'] },
+  store: { takes: ['mining.jobs', 'block.candidates', 'block.outcome'], gives: [] },
+  devnet: { takes: [], gives: [] },
+} as const satisfies Record<ThreadData['role'], { takes: readonly string[]; gives: readonly string[] }>;

@@ -1,0 +1,148 @@
+/**
+ * Entry of every worker thread (`threads.ts` starts and keeps them). Each role builds its adapters, starts its services, joins its
+ * bus to the main thread's, says `ready`, reports figures every second, and ends when it is told to.
+ */
+import { join } from 'node:path';
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { bridge } from './adapters/bus/bridge.ts';
+import { createMemoryBus, type MemoryBus } from './adapters/bus/memory.ts';
+import { createDisk } from './adapters/disk.ts';
+import { readFileIfAny, replaceFile } from './adapters/files.ts';
+import { createRpc } from './adapters/node/rpc.ts';
+import { subscribeZmq } from './adapters/node/zmq.ts';
+import type { NodeAddress, OpenRpc } from './core/node/rpc.ts';
+import { createLog, type OpenLog } from './log.ts';
+import type { Clock } from './ports.ts';
+import { startBlockLane } from './services/blocksubmit/lane.ts';
+import { type Devnet, startDevnet } from './services/devnet/devnet.ts';
+import { startJobmanager } from './services/jobmanager/jobmanager.ts';
+import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
+import { startStore } from './store-thread.ts';
+import type { ThreadHears, ThreadSays } from './threads.ts';
+
+/** What a started role gives back. */
+type Running = {
+  facts?: unknown;
+  /** For the status page and the metrics; asked every second. */
+  status?: () => unknown;
+  onPort?: (name: string, port: MessagePort) => void;
+  stop: () => Promise<void>;
+};
+
+const FIGURES_MS = 1_000;
+const EX_SOFTWARE = 70;
+const WALLET = 'headframe';
+
+const clock: Clock = { nowMs: () => Date.now() };
+
+await main(workerData as ThreadData & { port: MessagePort });
+
+async function main(data: ThreadData & { port: MessagePort }): Promise<void> {
+  const log = createLog(data.log);
+  const says = (message: ThreadSays) => parentPort?.postMessage(message);
+  const bus = createMemoryBus({ log });
+  try {
+    const running = await startRole(data, { log, bus });
+    const timer = setInterval(() => {
+      says({ kind: 'status', status: running.status?.() ?? null });
+    }, FIGURES_MS);
+    parentPort?.on('message', (message: ThreadHears) => {
+      if (message.kind === 'port') running.onPort?.(message.name, message.port);
+      else {
+        clearInterval(timer);
+        void stop(running, log);
+      }
+    });
+    says({ kind: 'ready', facts: running.facts });
+  } catch (error) {
+    const { exitCode } = error as { exitCode?: number };
+    const reason = error instanceof Error ? error.message : String(error);
+    if (exitCode === undefined) log.error('a thread could not start', { thread: data.role, reason });
+    says({ kind: 'refused', reason, exitCode: exitCode ?? EX_SOFTWARE });
+  }
+}
+
+async function stop(running: Running, log: OpenLog): Promise<void> {
+  try {
+    await running.stop();
+  } catch (error) {
+    log.error('a thread did not end in order', { reason: String(error) });
+  }
+  log.flush();
+  process.exit(0);
+}
+
+async function startRole(
+  data: ThreadData & { port: MessagePort },
+  tools: { log: OpenLog; bus: MemoryBus },
+): Promise<Running> {
+  const { log, bus } = tools;
+  const { takes, gives } = THREAD_TOPICS[data.role];
+  const joinMain = () =>
+    bridge(bus, data.port, { incoming: takes, outgoing: gives, log, peer: 'main' });
+  switch (data.role) {
+    case 'node': {
+      // Joined first: the first job is published as soon as there is one.
+      await joinMain();
+      const markPath = join(data.dataDir, 'job-ids.mark');
+      const jobmanager = await startJobmanager(
+        {
+          clock,
+          log,
+          bus,
+          openRpc: openRpcWith(log),
+          openHints: (address, onHint) => subscribeZmq({ log }, address, onHint),
+          mark: {
+            read: async () => readFileIfAny(markPath),
+            write: async (text) => replaceFile(markPath, text),
+          },
+        },
+        data.options,
+      );
+      return { status: () => jobmanager.status(), stop: () => jobmanager.stop() };
+    }
+    case 'block': {
+      const lane = await startBlockLane(
+        { clock, log, bus, disk: createDisk(), openRpc: openRpcWith(log) },
+        { nodes: data.nodes, network: data.network, dataDir: data.dataDir },
+      );
+      await joinMain();
+      return {
+        status: () => lane.status(),
+        onPort: (name, port) => {
+          if (name === 'candidates') lane.attach(port);
+        },
+        stop: () => lane.stop(),
+      };
+    }
+    case 'store': {
+      const store = await startStore({ clock, log, bus }, data.options);
+      await joinMain();
+      return store;
+    }
+    case 'devnet': {
+      const devnet = await startDevnet({ clock, log }, data.options);
+      const address = data.address ?? (await makeAddress(devnet));
+      const node: NodeAddress = {
+        name: 'devnet',
+        url: devnet.rpcUrl,
+        user: devnet.user,
+        password: devnet.password,
+        ...(devnet.zmqAddress === null ? {} : { zmqAddresses: [devnet.zmqAddress] }),
+      };
+      return { facts: { node, address } satisfies DevnetFacts, stop: () => devnet.stop() };
+    }
+  }
+}
+
+/** An address of the development chain's own wallet, which is made when there is none. */
+async function makeAddress(devnet: Devnet): Promise<string> {
+  await devnet
+    .call('createwallet', [WALLET])
+    .catch(() => devnet.call('loadwallet', [WALLET]));
+  return String(await devnet.call('getnewaddress', ['pool', 'bech32'], WALLET));
+}
+
+function openRpcWith(log: OpenLog): OpenRpc {
+  return (address, purpose) => createRpc({ ...address, ...purpose, log });
+}
