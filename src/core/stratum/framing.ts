@@ -98,9 +98,8 @@ export class LineFramer {
 
   /** Index of the LF that ends the current line, or −1; notes CR, NUL, non-ASCII and the length on the way. */
   #scan(chunk: Uint8Array, from: number, lineBytesMax: number): number {
-    const room = lineBytesMax - this.#partialLength;
-    const overflow = from + room;
-    const stop = chunk.length <= overflow ? chunk.length : overflow + 1;
+    const overflow = from + lineBytesMax - this.#partialLength;
+    const stop = Math.min(chunk.length, overflow);
     let at = from;
     if (this.#afterCr) at = skipBlanks(chunk, at, stop);
     for (; at < stop; at++) {
@@ -120,7 +119,9 @@ export class LineFramer {
         at = skipBlanks(chunk, at + 1, stop) - 1;
       }
     }
-    if (at > overflow) this.fault = 'line-too-long';
+    if (at >= chunk.length) return -1;
+    if (chunk[at] === LF) return at;
+    this.fault = 'line-too-long';
     return -1;
   }
 
