@@ -58,20 +58,26 @@ export function taggedHash(tag: string, message: Uint8Array): Uint8Array {
 /** Compresses all of `bytes` and the padding into `state`. `block` is scratch. */
 function absorb(state: Int32Array, block: Int32Array, bytes: Uint8Array): void {
   const whole = bytes.length - (bytes.length % 64);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   for (let offset = 0; offset < whole; offset += 64) {
-    for (let i = 0; i < 16; i++) block[i] = wordAt(bytes, offset + 4 * i);
+    for (let i = 0; i < 16; i++) block[i] = view.getInt32(offset + 4 * i);
     compress(state, block);
   }
-  const last = new Uint8Array(bytes.length - whole < 56 ? 64 : 128);
-  last.set(bytes.subarray(whole));
-  last[bytes.length - whole] = 0x80;
-  const view = new DataView(last.buffer);
-  view.setUint32(last.length - 8, Math.floor(bytes.length / 0x20000000));
-  view.setUint32(last.length - 4, (bytes.length * 8) >>> 0);
-  for (let offset = 0; offset < last.length; offset += 64) {
-    for (let i = 0; i < 16; i++) block[i] = wordAt(last, offset + 4 * i);
+  // What is left, a one bit, and in the last block the length in bits.
+  for (let i = 0; i < 16; i++) block[i] = 0;
+  for (let i = whole; i < bytes.length; i++) orByte(block, i - whole, bytes[i]!);
+  orByte(block, bytes.length - whole, 0x80);
+  if (bytes.length - whole >= 56) {
     compress(state, block);
+    for (let i = 0; i < 16; i++) block[i] = 0;
   }
+  block[14] = Math.floor(bytes.length / 0x20000000);
+  block[15] = bytes.length * 8;
+  compress(state, block);
+}
+
+function orByte(block: Int32Array, index: number, byte: number): void {
+  block[index >>> 2]! |= byte << (24 - 8 * (index & 3));
 }
 
 function wordAt(bytes: Uint8Array, offset: number): number {

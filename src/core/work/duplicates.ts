@@ -5,7 +5,7 @@
  * Keyed by the first 16 bytes of the header hash in wire order: those no miner can steer, and 128 bits collide by chance
  * once in 10^19 years at a million shares a second. Open addressing on typed arrays, 16 bytes a slot, at most three quarters
  * full. Each job is split into 64 tables that double on their own, so that growing never stops the event loop (the largest
- * step moves 1/64 of a job). Memory: 16 KiB for an empty job, at most 43 bytes a share, and up to half of a table more while
+ * step moves 1/64 of a job). Memory: 30 KiB for an empty job, at most 43 bytes a share, and up to half of a table more while
  * it is copied; 4,000,000 shares stay below 180 MB. Full means full: the set answers so and forgets nothing.
  */
 
@@ -36,7 +36,7 @@ export class DuplicateSet {
     return this.#size;
   }
 
-  /** Jobs that have at least one share. */
+  /** Jobs that have tables: those a share was offered for and that were not dropped. */
   get jobs(): number {
     return this.#jobs.size;
   }

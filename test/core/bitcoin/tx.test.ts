@@ -6,6 +6,7 @@ import {
   decodeTx,
   encodeTx,
   hasWitness,
+  stripTx,
   type Tx,
   txid,
   txWeight,
@@ -97,6 +98,9 @@ test('one meaning has one encoding: whatever decodes encodes to the same bytes',
   fc.assert(
     fc.property(fc.oneof(damaged, fc.uint8Array({ maxLength: 120 })), (bytes) => {
       const decoded = decodeTx(bytes);
+      const read = stripTx(bytes);
+      if (!decoded.ok) assert.equal(read.ok, false);
+      else assert.deepEqual(read, { ok: true, stripped: encodeTx(decoded.tx, { witness: false }) });
       if (decoded.ok) assert.deepEqual(encodeTx(decoded.tx, { witness: true }), bytes);
       else assert.ok(decoded.reason.length > 0);
     }),
