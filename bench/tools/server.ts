@@ -55,7 +55,7 @@ const quiet: Log = {
 };
 const COINBASE_TAG = '/headframe/';
 const clock = { nowMs: () => Date.now() };
-const directory = mkdtempSync(join(process.env['BENCH_DIR'] ?? tmpdir(), 'headframe-bench-'));
+const directory = mkdtempSync(join(process.env.BENCH_DIR ?? tmpdir(), 'headframe-bench-'));
 const metrics = createGatewayMetrics();
 let gateway: Gateway | null = null;
 let door: Door | null = null;

@@ -85,7 +85,11 @@ export class Miner {
   unanswered: Submission[] = [];
   readonly sent: Submission[] = [];
 
-  constructor(id: number, kind: MinerKind, account: string, events: MinerEvents) {
+  /** What goes with the username: `x`, or options such as `fd=0.001`. */
+  readonly #password: string;
+
+  constructor(id: number, kind: MinerKind, account: string, events: MinerEvents, password = 'x') {
+    this.#password = password;
     this.id = id;
     this.kind = kind;
     this.account = account;
@@ -115,7 +119,10 @@ export class Miner {
       'mining.subscribe',
       resume && this.sessionId !== '' ? ['sim/1', this.sessionId] : ['sim/1'],
     );
-    this.#request('authorize', 'mining.authorize', [`${this.account}.${this.worker}`, 'x']);
+    this.#request('authorize', 'mining.authorize', [
+      `${this.account}.${this.worker}`,
+      this.#password,
+    ]);
   }
 
   /** The connection is gone, from whichever side. */

@@ -230,7 +230,7 @@ export const CHECKED_ELSEWHERE: readonly { id: string; why: string; tests: reado
   {
     id: 'P11',
     why: 'a hash that equals its target cannot be found by search; vectors show it',
-    tests: ['test/core/work/share.test.ts'],
+    tests: ['test/core/work/slow-share-oracle.test.ts'],
   },
   {
     id: 'P14',

@@ -19,7 +19,7 @@ export async function startRecords(tools: {
     if (!pool.alive) await new Promise(() => {});
     world.fault('database.commit.before');
     if (!pool.alive) await new Promise(() => {});
-    if (world.databaseDown) throw new Error('database away');
+    if (world.database !== 'up') throw new Error('database away');
     for (const record of records) {
       const share = decodeShare(record.value);
       if (!share.ok) throw new Error(share.reason);

@@ -29,7 +29,12 @@ export const STEP_KINDS = [
 ] as const;
 export type StepKind = (typeof STEP_KINDS)[number];
 
-export type Step = { kind: StepKind; seed: number };
+export type Step = {
+  kind: StepKind;
+  seed: number;
+  /** For `armCrash`: this crash instead of one that the seed picks. */
+  at?: { point: string; how: 'kill' | 'power' };
+};
 
 /** How often each kind comes, in parts of the sum. */
 const WEIGHTS: Record<StepKind, number> = {
@@ -74,7 +79,6 @@ export const CRASH_POINTS = [
   'database.commit.before',
   'database.commit.after',
   'bus.publish.after',
-  'journal.rename.before',
   'journal.remove.before',
   // F-S7: block on the disk, not submitted; and before it is there.
   'lane.submit.before',

@@ -8,6 +8,7 @@
 import { type CrashDisk, createCrashDisk } from '../tools/crash-disk.ts';
 import { type BreakName, breakClasses } from './breaks.ts';
 import { Chain, NODE_MODES, SimNode } from './chain.ts';
+import { type DatabaseMode, SimTables } from './database.ts';
 import { Miner, type MinerKind, respell, type Submission } from './miner.ts';
 import { Pool } from './pool.ts';
 import {
@@ -97,7 +98,8 @@ export class World {
   nextJob = 1;
   /** Extranonce lease, as the file on disk holds it. */
   leaseHighWater = 0;
-  databaseDown = false;
+  readonly tables = new SimTables();
+  database: DatabaseMode = 'up';
   busFault: 'none' | 'lose' | 'repeat' | 'fail-after' = 'none';
   /** The node gives no new templates. */
   frozen = false;
@@ -454,6 +456,7 @@ export class World {
           point: random.pick(CRASH_POINTS),
           countdown: 1 + random.below(3),
           how: random.chance(0.5) ? 'kill' : 'power',
+          ...step.at,
         };
         break;
       case 'restart':
@@ -470,7 +473,7 @@ export class World {
         this.busFault = random.pick(['none', 'none', 'lose', 'repeat', 'fail-after'] as const);
         break;
       case 'database':
-        this.databaseDown = random.chance(0.6);
+        this.database = random.pick(['up', 'down', 'down', 'commit-unknown'] as const);
         break;
       case 'disk':
         this.pool?.breakDisk(random);
@@ -533,7 +536,7 @@ export class World {
   async comeToRest(): Promise<void> {
     this.#armed = null;
     this.busFault = 'none';
-    this.databaseDown = false;
+    this.database = 'up';
     this.frozen = false;
     this.disk.heal();
     this.disk.setCapacity(Number.POSITIVE_INFINITY);
