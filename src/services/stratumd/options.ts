@@ -74,7 +74,7 @@ export type GatewayTools = {
   lane: { submit(candidate: BlockCandidate): void };
   /** Runs the work in a later turn of the event loop (`setImmediate`). */
   defer(work: () => void): void;
-  /** Writes the number to disk and syncs before it returns; throws when it cannot. Called once in 65,536 subscriptions. */
+  /** Writes the number to disk and syncs before it returns; throws when it cannot. Called once per lease, see `roster.ts`. */
   persistLease(highWater: number): void;
   /** Unguessable bytes (`node:crypto`), for session ids. */
   randomBytes(count: number): Uint8Array;
@@ -132,6 +132,8 @@ export type GatewayMetrics = {
   sharesRejected: Map<RejectReason, number>;
   blocksFound: number;
   jobsReceived: number;
+  /** No valid coinbase could be built for them. */
+  jobsRefused: number;
   jobVariants: number;
   notifies: number;
   broadcasts: number;
@@ -167,6 +169,7 @@ export function createGatewayMetrics(): GatewayMetrics {
     sharesRejected: new Map(REJECT_REASONS.map((reason) => [reason, 0])),
     blocksFound: 0,
     jobsReceived: 0,
+    jobsRefused: 0,
     jobVariants: 0,
     notifies: 0,
     broadcasts: 0,
