@@ -61,7 +61,9 @@ export type DoorLimits = {
   /** How long a closed connection may take to read its last words, and what it may still send meanwhile. */
   lingerMs: number;
   lingerBytesMax: number;
+  /** Connections the kernel may hold until they are accepted: per queue, and the queues per port (Linux only). */
   backlog: number;
+  acceptQueues: number;
 };
 
 export const DOOR_LIMITS: DoorLimits = {
@@ -81,6 +83,7 @@ export const DOOR_LIMITS: DoorLimits = {
   lingerMs: 2_000,
   lingerBytesMax: 65_536,
   backlog: 16_384,
+  acceptQueues: 4,
 };
 
 /** Plain numbers, bumped in place and read when metrics are scraped. All only go up except the first three. */
@@ -295,25 +298,14 @@ class Hall implements Door {
 
   async listen(): Promise<void> {
     for (const port of this.#options.ports) {
-      const server = createServer({
-        pauseOnConnect: true,
-        noDelay: true,
-        keepAlive: true,
-        keepAliveInitialDelay: 60_000,
-      });
-      server.on('connection', (socket) => this.#arrive(socket, port));
       try {
-        await listening(server, port, this.#limits.backlog);
+        const number = await this.#listenOn(port);
+        this.ports.push(number);
+        this.#log.info('listening for miners', { port: number, tls: port.tls });
       } catch (error) {
         for (const open of this.#servers) open.close();
-        throw error;
+        throw listenError(error as NodeJS.ErrnoException, port);
       }
-      server.on('error', (error) => this.#acceptFailed(error));
-      this.#servers.push(server);
-      const address = server.address();
-      const number = typeof address === 'object' && address !== null ? address.port : port.port;
-      this.ports.push(number);
-      this.#log.info('listening for miners', { port: number, tls: port.tls });
     }
     this.#sweepTimer = setInterval(() => this.#sweep(), SWEEP_MS);
     if (this.#certificates !== null) {
@@ -323,6 +315,42 @@ class Hall implements Door {
       );
       this.#certificateTimer.unref();
     }
+  }
+
+  /**
+   * Opens the accept queues of one port. The kernel bounds each at `net.core.somaxconn` (4,096 here) and drops what comes
+   * above it for one, three, then seven seconds; when every miner of a pool dials in the same moment, several queues on
+   * the same port hold them all. A plain socket goes first, since shared ones would not notice another program there.
+   */
+  async #listenOn(port: PortOptions): Promise<number> {
+    const first = this.#makeServer(port);
+    await listening(first, port, port.port, this.#limits.backlog, false);
+    if (this.#limits.acceptQueues <= 1 || process.platform !== 'linux') {
+      this.#servers.push(first);
+      return portOf(first);
+    }
+    const number = portOf(first);
+    await new Promise((resolve) => first.close(resolve));
+    for (let count = 0; count < this.#limits.acceptQueues; count++) {
+      const server = this.#makeServer(port);
+      await listening(server, port, number, this.#limits.backlog, true);
+      this.#servers.push(server);
+    }
+    return number;
+  }
+
+  #makeServer(port: PortOptions): Server {
+    const server = createServer({
+      pauseOnConnect: true,
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: 60_000,
+    });
+    server.on('connection', (socket) => this.#arrive(socket, port));
+    server.on('error', (error) => {
+      if (server.listening) this.#acceptFailed(error);
+    });
+    return server;
   }
 
   blame(remoteAddress: string, points: number): void {
@@ -935,16 +963,26 @@ function httpHead(status: string, length: number): string {
   );
 }
 
-function listening(server: Server, port: PortOptions, backlog: number): Promise<void> {
+function listening(
+  server: Server,
+  port: PortOptions,
+  number: number,
+  backlog: number,
+  reusePort: boolean,
+): Promise<void> {
   return new Promise((resolve, reject) => {
-    const failed = (error: NodeJS.ErrnoException) => reject(listenError(error, port));
-    server.once('error', failed);
+    server.once('error', reject);
     const where = port.host === undefined ? {} : { host: port.host };
-    server.listen({ port: port.port, backlog, ...where }, () => {
-      server.removeListener('error', failed);
+    server.listen({ port: number, backlog, reusePort, ...where }, () => {
+      server.removeListener('error', reject);
       resolve();
     });
   });
+}
+
+function portOf(server: Server): number {
+  const address = server.address();
+  return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
 /** The same failure in words that say what to do. */
