@@ -3,6 +3,8 @@
  * what they spend, and with the raw bytes they came in. Hashes are wire order; every `id` and `key` is display hex,
  * because RPC callers speak it and maps need strings.
  */
+
+import { createHash } from 'node:crypto';
 import {
   ByteReader,
   ByteWriter,
@@ -45,9 +47,17 @@ export type ChainBlock = {
   weight: number;
 };
 
+/** From here on OpenSSL's hash beats the cost of calling it (four times as fast at 100 kB). */
+const nativeHashBytesMin = 2000;
+
+function nativeSha256d(bytes: Uint8Array): Uint8Array {
+  const once = createHash('sha256').update(bytes).digest();
+  return new Uint8Array(createHash('sha256').update(once).digest());
+}
+
 /** Completes a decoded transaction. `raw`, if known, must be its serialisation with witness. */
 export function completeTx(tx: Tx, raw = encodeTx(tx, { witness: true })): ChainTx {
-  const wtxid = sha256d(raw);
+  const wtxid = raw.length < nativeHashBytesMin ? sha256d(raw) : nativeSha256d(raw);
   let txid = wtxid;
   let strippedBytes = raw.length;
   if (hasWitness(tx)) {

@@ -51,7 +51,7 @@ export type BlockNode = {
   height: number;
   chainWork: bigint;
   medianTimePast: number;
-  /** Order of arrival of its data; lower wins among equal work. `preciousblock` hands out negative ones. */
+  /** Order in which it and all before it were here; lower wins among equal work. `preciousblock` hands out negative ones. */
   order: number;
   /** Handle of the stored block, or -1 while only the header is known. */
   position: number;
@@ -77,6 +77,9 @@ export type ChainEvent =
 /** A coin view for one block or one mempool: what is not overridden comes from below. */
 export type CoinView = (key: string) => Coin | null;
 
+const recentBlocksMax = 4;
+const goodScriptsMax = 100_000;
+
 export class Chain {
   readonly index = new Map<string, BlockNode>();
   readonly active: BlockNode[] = [];
@@ -90,6 +93,8 @@ export class Chain {
   #frozen = false;
   #replaying = false;
   #bestHeader: BlockNode;
+  /** The last blocks that came in, decoded: each is asked for several times at once, and full ones take long to decode. */
+  readonly #recentBlocks = new Map<string, ChainBlock>();
   /** Transactions whose scripts are known to be good, by wtxid; the oldest go first. */
   #goodScripts = new Set<string>();
 
@@ -160,6 +165,8 @@ export class Chain {
   block(node: BlockNode): ChainBlock | null {
     if (node.position === -1) return null;
     if (node.position === -2) return genesisBlock();
+    const recent = this.#recentBlocks.get(node.id);
+    if (recent) return recent;
     const block = readBlock(this.#store.readBlock(node.position));
     if (block === null) throw new Error(`stored block ${node.id} does not decode`);
     return block;
@@ -192,6 +199,9 @@ export class Chain {
       return context.reason;
     }
     this.#keep(node, submitted, this.#store.appendBlock(submitted.raw));
+    if (this.#recentBlocks.size >= recentBlocksMax)
+      this.#recentBlocks.delete(this.#recentBlocks.keys().next().value as string);
+    this.#recentBlocks.set(node.id, submitted);
     const verdicts = this.#activate();
     const verdict = verdicts.get(node);
     return verdict === undefined ? 'inconclusive' : verdict;
@@ -274,7 +284,7 @@ export class Chain {
 
   /** Remembers that a transaction's scripts were checked, so that a block with it need not check them again. */
   rememberGoodScripts(wtxidHex: string): void {
-    if (this.#goodScripts.size >= 100_000)
+    if (this.#goodScripts.size >= goodScriptsMax)
       this.#goodScripts.delete(this.#goodScripts.values().next().value as string);
     this.#goodScripts.add(wtxidHex);
   }
@@ -407,13 +417,13 @@ export class Chain {
     node.position = position;
     node.transactionCount = block.transactions.length;
     node.sizeBytes = block.raw.length;
-    node.order = this.#nextOrder++;
     const parent = parentNode(node);
     if (!parent.complete) return;
     // Blocks after this one may have been waiting for it.
     const waiting = [node];
-    for (let next = waiting.pop(); next; next = waiting.pop()) {
+    for (let next = waiting.shift(); next; next = waiting.shift()) {
       next.complete = true;
+      next.order = this.#nextOrder++;
       if (!next.failed && next.chainWork >= this.tip.chainWork) this.#candidates.add(next);
       for (const child of next.children) if (child.position !== -1) waiting.push(child);
     }

@@ -27,6 +27,9 @@ import { easiestBits } from './rules.ts';
 import { TemplateMaker, templateWeightMax } from './template.ts';
 import { walletMethods } from './walletmethods.ts';
 
+/** Pause between the transactions that follow a block. */
+const trickleMs = 20;
+
 export type DevnetOptions = {
   host?: string;
   /** 0: any free port. */
@@ -229,14 +232,22 @@ export async function startDevnet(
   });
   if (publisher !== null) publishEvents(chain, mempool, publisher);
 
+  let trickle: NodeJS.Timeout | null = null;
   if (options.transactionsPerBlock > 0) {
     faucet.addTransactions(options.transactionsPerBlock);
+    let owed = 0;
     chain.onEvent((event) => {
-      // Later, so that whoever waits for the new tip gets it before signatures are made.
-      if (event.kind === 'tip')
-        setImmediate(() => {
-          if (!life.signal.aborted) faucet.addTransactions(options.transactionsPerBlock);
-        });
+      if (event.kind !== 'tip') return;
+      owed = options.transactionsPerBlock;
+      // One at a time with pauses: signing takes milliseconds that others in this process want.
+      trickle ??= setInterval(() => {
+        owed -= 1;
+        if (owed >= 0) faucet.addTransactions(1);
+        else if (trickle !== null) {
+          clearInterval(trickle);
+          trickle = null;
+        }
+      }, trickleMs);
     });
   }
   const interval =
@@ -257,6 +268,7 @@ export async function startDevnet(
     stopping ??= (async () => {
       life.abort();
       if (interval !== null) clearInterval(interval);
+      if (trickle !== null) clearInterval(trickle);
       await server.stop();
       await publisher?.stop();
       await store.stop();

@@ -7,7 +7,7 @@
  * signatures, and therefore fast. They are not standard; they go into the mempool past its policy.
  */
 import { randomBytes } from 'node:crypto';
-import { concatBytes } from '../../core/bitcoin/bytes.ts';
+import { concatBytes, encodeHexReversed } from '../../core/bitcoin/bytes.ts';
 import { sha256 } from '../../core/bitcoin/hash.ts';
 import type { Tx, TxOutput } from '../../core/bitcoin/tx.ts';
 import { type ChainTx, completeTx, outpointKey, scriptKey } from './blocks.ts';
@@ -218,6 +218,8 @@ export class Faucet {
       }),
     };
     const entry = completeTx(signed);
+    // Signed above; checking it here as well would double the cost. Wallets' transactions are checked.
+    this.#chain.rememberGoodScripts(encodeHexReversed(entry.wtxid));
     const verdict = this.#mempool.accept(entry, { policy });
     // Refused or not, these coins are not to be tried again before the next block.
     for (const coin of inputs) this.#coins.delete(coin.key);

@@ -551,12 +551,6 @@ async function getBlockTemplate(node: Node, args: Args, context: CallContext): P
     return node.chain.propose(block, node.nowSeconds());
   }
   if (mode !== 'template') throw new RpcError(rpcCode.invalidParameter, 'Invalid mode');
-  // Core refuses on main net only; whoever asks for this fault wants to see the refusal.
-  if (node.faults.node('initial-download'))
-    throw new RpcError(
-      rpcCode.initialDownload,
-      'Bitcoin Core is in initial sync and waiting for blocks...',
-    );
   const longPollId = request.get('longpollid');
   if (longPollId !== undefined) await node.templates.waitForChange(longPollId, context.signal);
   const rules = request.get('rules');

@@ -11,7 +11,6 @@ export const rpcCode = {
   insufficientFunds: -6,
   invalidParameter: -8,
   notConnected: -9,
-  initialDownload: -10,
   walletNotFound: -18,
   walletNotSpecified: -19,
   deserialization: -22,

@@ -390,8 +390,9 @@ function reply(response: ServerResponse, status: number, text: string): void {
   response.statusCode = status;
   if (text.startsWith('{') || text.startsWith('['))
     response.setHeader('Content-Type', 'application/json');
-  if (status !== 204) response.setHeader('Content-Length', String(Buffer.byteLength(text)));
-  response.end(text);
+  const bytes = Buffer.from(text);
+  if (status !== 204) response.setHeader('Content-Length', String(bytes.length));
+  response.end(bytes);
 }
 
 /** `/` → null, `/wallet/x` → `x`, any other path → undefined (HTTP 404). */

@@ -90,7 +90,8 @@ test('the block is in although the answer says otherwise', async () => {
 test('node faults: initial download, another genesis, a tip that stands still', async () => {
   devnet.fault({ kind: 'initial-download' });
   assert.equal((await call('getblockchaininfo')).result.initialblockdownload, true);
-  assert.equal((await call('getblocktemplate', [{ rules: ['segwit'] }])).error?.code, -10);
+  // On regtest Core gives templates all the same; a refusal (-10) is the fault `rpc-error`.
+  assert.equal((await call('getblocktemplate', [{ rules: ['segwit'] }])).error, null);
   devnet.fault({ kind: 'other-genesis' });
   assert.match((await call('getblockhash', [0])).result, /^000000000019d668/);
   devnet.clearFaults();
