@@ -232,6 +232,45 @@ test('the same transactions are refused with the same words', async (t) => {
   assert.match(await same(signed), /bad-txns-inputs-missingorspent/);
 });
 
+test('PSBTs of devnet’s wallet are read, finalised and spent by Bitcoin Core', async (t) => {
+  if (core === null)
+    return t.diagnostic('bitcoind not found (set BITCOIND to its path): only devnet was tested');
+  await call('createwallet', ['payer']);
+  for (const type of ['legacy', 'p2sh-segwit', 'bech32', 'bech32m'])
+    devnet.fund((await call('getnewaddress', ['', type])).result, 100_000_000n);
+  const [block] = await devnet.generate(1);
+  await core.call('submitblock', [(await call('getblock', [block, 0])).result]);
+  const target = (await core.call('getnewaddress')).result;
+  const funded = await call('walletcreatefundedpsbt', [
+    [],
+    { [target]: '3.9' },
+    0,
+    { fee_rate: 5 },
+  ]);
+  assert.equal(funded.error, null, funded.text);
+  const ours = (await call('decodepsbt', [funded.result.psbt])).result;
+  const theirs = (await core.call('decodepsbt', [funded.result.psbt])).result;
+  assert.equal(theirs.fee, ours.fee);
+  assert.equal(theirs.fee, funded.result.fee);
+  assert.equal(theirs.tx.txid, ours.tx.txid);
+  assert.equal(theirs.inputs.length, 4);
+  const signed = (
+    await call('walletprocesspsbt', [funded.result.psbt, true, 'DEFAULT', true, false])
+  ).result;
+  const ourFinal = (await call('finalizepsbt', [signed.psbt])).result;
+  const theirFinal = (await core.call('finalizepsbt', [signed.psbt])).result;
+  assert.equal(theirFinal.complete, true);
+  assert.equal(ourFinal.hex, theirFinal.hex);
+  const accepted = (await core.call('testmempoolaccept', [[ourFinal.hex]])).result[0];
+  assert.equal(accepted.allowed, true, JSON.stringify(accepted));
+  assert.equal((await core.call('sendrawtransaction', [ourFinal.hex])).result, accepted.txid);
+  assert.equal((await call('sendrawtransaction', [ourFinal.hex])).result, accepted.txid);
+  const entry = (await core.call('getmempoolentry', [accepted.txid])).result;
+  const same = (await call('getmempoolentry', [accepted.txid])).result;
+  for (const field of ['vsize', 'weight', 'fees', 'depends', 'spentby', 'wtxid'])
+    assert.deepEqual(same[field], entry[field], field);
+});
+
 /** A mature and an immature coinbase that anyone can spend, on both nodes. */
 async function openCoins(): Promise<{ ripe: ChainTx; green: ChainTx }> {
   const coinbases: ChainTx[] = [];
