@@ -254,6 +254,7 @@ export class Chain {
     };
     for (let at: BlockNode | null = node; at !== null; at = at.previous) clear(at);
     walk(node, clear);
+    this.#findBestHeader();
     this.#refillCandidates();
     this.#activate();
   }
@@ -572,6 +573,14 @@ export class Chain {
       one.failed = true;
       this.#candidates.delete(one);
     });
+    if (this.#bestHeader.failed) this.#findBestHeader();
+  }
+
+  /** A header nobody may build on is no header to wait for: `headers` must not stay ahead of `blocks` because of it. */
+  #findBestHeader(): void {
+    this.#bestHeader = this.tip;
+    for (const node of this.index.values())
+      if (!node.failed && node.chainWork > this.#bestHeader.chainWork) this.#bestHeader = node;
   }
 
   #replayBlock(raw: Uint8Array, position: number): void {

@@ -289,7 +289,9 @@ export async function startDevnet(
     chain,
     mempool,
     async call(method, params = [], wallet) {
-      return run(method, params, { wallet: wallet ?? null, signal: life.signal });
+      const result = await run(method, params, { wallet: wallet ?? null, signal: life.signal });
+      // Amounts are printed exactly and only become numbers when they are read, as on the wire.
+      return JSON.parse(JSON.stringify(result ?? null));
     },
     async generate(blocks, address) {
       const script = address === undefined ? faucet.script : scriptOfAddress(address);

@@ -274,8 +274,7 @@ export function walletMethods(
       const key = wallet.keyOf(output.script);
       const address = encodeAddress(output.script, 'regtest');
       const label = wallet.labels.get(scriptKey(output.script));
-      const isChange = key !== null && label === undefined && debitSats > 0n;
-      if (isChange && key?.change) return;
+      if (key?.change && label === undefined && debitSats > 0n) return;
       const head = address === null ? {} : { address };
       if (debitSats > 0n)
         sent.push({
@@ -316,11 +315,7 @@ export function walletMethods(
   ): { walletTx: WalletTx; planned: PlannedSpend; oldFeeSats: bigint } => {
     const walletTx = walletTxOf(wallet, args.hash('txid'));
     const { entry } = walletTx;
-    if (
-      entry.tx.outputs.some(
-        (_, at) => wallet.transactions.size > 0 && isSpentByWallet(wallet, entry, at),
-      )
-    )
+    if (entry.tx.outputs.some((_, at) => isSpentByWallet(wallet, entry, at)))
       throw new RpcError(rpcCode.invalidParameter, 'Transaction has descendants in the wallet');
     const waiting = mempool.entries.get(entry.id);
     if (waiting && waiting.children.size > 0)

@@ -171,6 +171,10 @@ test('side branches, repeats, reorganisations and decisions are answered alike',
   await each(best, longer.id);
   await each(async (node) => outcome(await node('invalidateblock', [rival.id])), null);
   await each(best, first.id);
+  await each(async (node) => {
+    const { blocks, headers } = (await node('getblockchaininfo')).result;
+    return headers - blocks;
+  }, 0);
   await each(submit(longer.hex), 'duplicate-invalid');
   const child = make(longer.id, 4);
   await each(submit(child.hex), 'bad-prevblk');
