@@ -36,12 +36,18 @@ export type BlockDisk = {
 /** A block and what was last known of it. */
 export type BlockRecord = { candidate: BlockCandidate; state: BlockState };
 
+export type BlockWriting = {
+  /** The kernel has the bytes: no death of this process can lose them. */
+  written: Promise<void>;
+  /** The disk has them: no loss of power can. */
+  synced: Promise<void>;
+  /** The name is durable too. */
+  settled: Promise<void>;
+};
+
 export type BlockFiles = {
-  /** Resolves when the block's bytes are synced; `settled` resolves later, when the name is durable too. */
-  writeBlock(
-    hashDisplay: string,
-    parts: readonly Uint8Array[],
-  ): Promise<{ settled: Promise<void> }>;
+  /** Starts writing; the three promises resolve one after the other, or reject with the disk's error. */
+  writeBlock(hashDisplay: string, parts: readonly Uint8Array[]): BlockWriting;
   writeRecord(hashDisplay: string, record: BlockRecord): Promise<void>;
   readBlock(hashDisplay: string): Promise<Uint8Array | null>;
   /** Out of the way of the next start. The bytes of a confirmed block are on the chain and go. */
@@ -75,7 +81,11 @@ export async function openBlockFiles(
   await disk.makeDirectory(done);
   let retired = 0;
 
-  async function writeWhole(path: string, parts: readonly Uint8Array[]): Promise<void> {
+  async function writeWhole(
+    path: string,
+    parts: readonly Uint8Array[],
+    onWritten: () => void = () => {},
+  ): Promise<void> {
     await disk.remove(path);
     const file = await disk.open(path, 'create');
     try {
@@ -84,6 +94,7 @@ export async function openBlockFiles(
         await file.write(part, position);
         position += part.length;
       }
+      onWritten();
       await file.datasync();
     } finally {
       await file.close();
@@ -144,14 +155,16 @@ export async function openBlockFiles(
   }
 
   return {
-    async writeBlock(hashDisplay, parts) {
+    writeBlock(hashDisplay, parts) {
       const path = `${directory}/${hashDisplay}.blk`;
-      await writeWhole(`${path}.part`, parts);
-      const settle = async () => {
+      const written = Promise.withResolvers<void>();
+      const synced = writeWhole(`${path}.part`, parts, () => written.resolve());
+      synced.catch((error: unknown) => written.reject(error));
+      const settled = synced.then(async () => {
         await disk.rename(`${path}.part`, path);
         await disk.syncDirectory(directory);
-      };
-      return { settled: settle() };
+      });
+      return { written: written.promise, synced, settled };
     },
     async writeRecord(hashDisplay, record) {
       const path = `${directory}/${hashDisplay}.json`;
