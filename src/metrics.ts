@@ -520,7 +520,7 @@ function addBack(family: Family, { journal, node, lane }: MetricSources): void {
     );
   }
   if (node !== undefined) {
-    const healthy = (health: string) => (health === 'ready' ? 1 : 0);
+    const healthy = (health: string) => (health === 'ok' ? 1 : 0);
     family(
       'gauge',
       'headframe_node_up',

@@ -1,0 +1,149 @@
+/** The status page: one table of what runs, one of workers, one of blocks. Plain HTML without scripts; everything is escaped. */
+
+import type { BlockView, PoolStatus, WorkerStatus } from './views.ts';
+
+const WORKERS_SHOWN = 100;
+const BLOCKS_SHOWN = 20;
+
+/** Renders the page. `host` is the name the reader used, for the addresses to give to miners. */
+export function renderPage(
+  pool: PoolStatus,
+  workers: readonly WorkerStatus[],
+  blocks: readonly BlockView[],
+  at: { host: string; nowMs: number },
+): string {
+  const ports = pool.stratumPorts.flatMap(({ port, tls, startDifficulty }) => {
+    const from = `from difficulty ${formatNumber(startDifficulty)}`;
+    const plain =
+      tls === 'only' ? [] : [`<code>stratum+tcp://${escapeHtml(at.host)}:${port}</code> (${from})`];
+    return tls === 'off'
+      ? plain
+      : [...plain, `<code>stratum+ssl://${escapeHtml(at.host)}:${port}</code>`];
+  });
+  const rows: [string, string][] = [
+    [
+      'Network',
+      `${escapeHtml(pool.network)}${pool.isDevelopment ? ' (development chain: no node is configured)' : ''}`,
+    ],
+    ['Height', `${pool.height}, difficulty ${formatNumber(pool.networkDifficulty)}`],
+    [
+      'Work',
+      { fine: 'fresh', degraded: 'older than two minutes', none: 'none: see the log' }[pool.work],
+    ],
+    [
+      'Pays',
+      pool.payout === 'solo'
+        ? 'the finder of each block'
+        : `<code>${escapeHtml(pool.poolAddress ?? '')}</code>`,
+    ],
+    ['Point a miner at', ports.join('<br>')],
+    [
+      'Hashrate',
+      `${formatHashrate(pool.hashrate.fiveMinutesHps)} now, ${formatHashrate(pool.hashrate.hourHps)} over an hour`,
+    ],
+    [
+      'Shares',
+      `${pool.sharesAccepted} accepted, ${sum(pool.sharesRejected)} rejected since ${formatAgo(at.nowMs - pool.startedAtMs)}`,
+    ],
+    [
+      'In the database',
+      pool.totals === null
+        ? 'it does not answer'
+        : `${pool.totals.shares} shares, ${pool.totals.blocksFound} blocks`,
+    ],
+    [
+      'Nodes',
+      pool.nodes
+        .map(
+          (node) =>
+            `${escapeHtml(node.name)}: ${escapeHtml(node.health)}, ${escapeHtml(node.detail)}`,
+        )
+        .join('<br>'),
+    ],
+  ];
+  return `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="10"><meta name="viewport" content="width=device-width">
+<title>Headframe</title><style>
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222;background:#fff}
+table{border-collapse:collapse;width:100%;margin-bottom:2rem}td,th{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #ddd;vertical-align:top}
+th{font-weight:600}code{font-size:.9em;word-break:break-all}@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}td,th{border-color:#444}a{color:#8bf}}
+</style></head><body>
+<h1>Headframe</h1>
+<table>${rows.map(([name, value]) => `<tr><th>${name}</th><td>${value}</td></tr>`).join('\n')}</table>
+<h2>Workers</h2>
+<table><tr><th>Worker</th><th>Hashrate</th><th>Difficulty</th><th>Accepted</th><th>Rejected</th><th>Best</th><th>Last share</th></tr>
+${[...workers]
+  .sort((a, b) => b.rates.fiveMinutesHps - a.rates.fiveMinutesHps)
+  .slice(0, WORKERS_SHOWN)
+  .map((worker) => workerRow(worker, at.nowMs))
+  .join('\n')}</table>
+${workers.length > WORKERS_SHOWN ? `<p>${workers.length - WORKERS_SHOWN} more at <a href="/api/v1/workers">/api/v1/workers</a>.</p>` : ''}
+<h2>Blocks</h2>
+<table><tr><th>Height</th><th>Hash</th><th>State</th><th>Found</th><th>By</th></tr>
+${blocks
+  .slice(0, BLOCKS_SHOWN)
+  .map((block) => blockRow(block, at.nowMs))
+  .join('\n')}</table>
+<p>As JSON: <a href="/api/v1/pool">pool</a>, <a href="/api/v1/workers">workers</a>, <a href="/api/v1/blocks">blocks</a>. Version ${escapeHtml(pool.version)}.</p>
+</body></html>
+`;
+}
+
+function workerRow(worker: WorkerStatus, nowMs: number): string {
+  const name = worker.worker === '' ? worker.account : `${worker.account}.${worker.worker}`;
+  const rejected = sum(worker.rejected);
+  const link = `/api/v1/workers/${encodeURIComponent(`${worker.account}.${worker.worker}`)}/rejections`;
+  const cells = [
+    `<code>${escapeHtml(name)}</code>${worker.sessions === 0 ? ' (away)' : ''}`,
+    formatHashrate(worker.rates.fiveMinutesHps),
+    formatNumber(worker.difficulty),
+    String(worker.accepted),
+    rejected === 0 ? '0' : `<a href="${escapeHtml(link)}">${rejected}</a>`,
+    formatNumber(worker.bestDifficulty),
+    worker.lastShareAtMs === 0 ? 'none' : `${formatAgo(nowMs - worker.lastShareAtMs)} ago`,
+  ];
+  return `<tr>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`;
+}
+
+function blockRow(block: BlockView, nowMs: number): string {
+  const cells = [
+    String(block.height),
+    `<code>${escapeHtml(block.hashDisplay)}</code>`,
+    `${escapeHtml(block.state)}${block.confirmations > 0 ? `, ${block.confirmations} deep` : ''}`,
+    block.foundAtMs === null ? '' : `${formatAgo(nowMs - block.foundAtMs)} ago`,
+    `<code>${escapeHtml(block.worker ?? '')}</code>`,
+  ];
+  return `<tr>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`;
+}
+
+/** Hashes per second for people: `1.21 TH/s`. */
+export function formatHashrate(hashesPerSecond: number): string {
+  const units = ['H/s', 'kH/s', 'MH/s', 'GH/s', 'TH/s', 'PH/s', 'EH/s', 'ZH/s'];
+  if (!(hashesPerSecond > 0)) return '0 H/s';
+  const step = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(hashesPerSecond) / 3)));
+  return `${Number((hashesPerSecond / 1000 ** step).toPrecision(3))} ${units[step]}`;
+}
+
+function formatNumber(value: number): string {
+  if (!Number.isFinite(value)) return '';
+  return value !== 0 && (value < 0.001 || value >= 1e12)
+    ? value.toExponential(2)
+    : String(Number(value.toPrecision(6)));
+}
+
+function formatAgo(elapsedMs: number): string {
+  const seconds = Math.max(0, Math.round(elapsedMs / 1000));
+  if (seconds < 120) return `${seconds} s`;
+  if (seconds < 7_200) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172_800
+    ? `${Math.round(seconds / 3_600)} h`
+    : `${Math.round(seconds / 86_400)} days`;
+}
+
+function sum(counts: Record<string, number>): number {
+  return Object.values(counts).reduce((total, count) => total + count, 0);
+}
+
+function escapeHtml(text: string): string {
+  return text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
+}

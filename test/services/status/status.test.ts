@@ -1,0 +1,286 @@
+import assert from 'node:assert/strict';
+import { request } from 'node:http';
+import { connect, createServer } from 'node:net';
+import { test } from 'node:test';
+import { Pace } from '../../../src/services/status/pace.ts';
+import { formatHashrate } from '../../../src/services/status/page.ts';
+import { type StatusTools, startStatus } from '../../../src/services/status/status.ts';
+import type { PoolStatus, WorkerStatus } from '../../../src/services/status/views.ts';
+import { createSilentLog } from '../../tools/silent-log.ts';
+
+const rates = { fiveMinutesHps: 1.2e12, hourHps: 1e12, dayHps: 1e12 };
+const pool: PoolStatus = {
+  version: '0.1.0',
+  network: 'regtest',
+  payout: 'pool',
+  poolAddress: 'bcrt1qexample',
+  isDevelopment: true,
+  startedAtMs: 1_000,
+  height: 111,
+  networkDifficulty: 4.6e-10,
+  work: 'fine',
+  sessions: 1,
+  hashrate: rates,
+  sharesAccepted: 5,
+  sharesRejected: { stale: 1 },
+  totals: {
+    shares: 2n ** 60n,
+    work: 2n ** 70n,
+    bestDifficulty: 3,
+    workers: 1,
+    blocksFound: 1,
+    blocksConfirmed: 0,
+    blocksLost: 0,
+  },
+  nodes: [{ name: 'node1', health: 'ok', detail: 'in step', blocks: 110 }],
+  stratumPorts: [{ port: 3333, tls: 'auto', startDifficulty: 1024 }],
+  journal: { state: 'ok', unshippedBytes: 0 },
+};
+const worker: WorkerStatus = {
+  account: 'bcrt1qexample',
+  worker: '<script>alert(1)</script>',
+  agent: 'x',
+  sessions: 1,
+  accepted: 5,
+  workAccepted: 5,
+  rejected: { stale: 1 },
+  bestDifficulty: 3,
+  blocks: 1,
+  lastShareAtMs: 1_000,
+  difficulty: 1,
+  rates,
+};
+
+function tools(over: Partial<StatusTools> = {}): StatusTools {
+  return {
+    clock: { nowMs: () => 61_000 },
+    log: createSilentLog(),
+    metrics: {
+      contentType: 'text/plain; version=0.0.4; charset=utf-8',
+      scrape: async () => 'stratum_active_connections 0\n',
+    },
+    notReady: () => [],
+    notLive: () => [],
+    pool: () => pool,
+    workers: () => [worker],
+    rejections: (name) => (name === 'known.worker' ? [{ reason: 'stale', sats: 5n }] : null),
+    blocks: async () => [
+      {
+        hashDisplay: '00ff',
+        height: 111,
+        state: 'accepted',
+        confirmations: 1,
+        account: 'a',
+        worker: 'w',
+        foundAtMs: 2_000,
+        rewardSats: 5_000_000_000n,
+      },
+    ],
+    ...over,
+  };
+}
+
+const both = { api: { host: '127.0.0.1', port: 0 }, metrics: { host: '127.0.0.1', port: 0 } };
+
+async function get(port: number | null, path: string, headers: Record<string, string> = {}) {
+  return new Promise<{ status: number; body: string; headers: NodeJS.Dict<string | string[]> }>(
+    (resolve, reject) => {
+      const asked = request(
+        { host: '127.0.0.1', port: port!, path, headers, agent: false },
+        (answer) => {
+          let body = '';
+          answer.setEncoding('utf8').on('data', (chunk) => (body += chunk));
+          answer.on('end', () =>
+            resolve({ status: answer.statusCode!, body, headers: answer.headers }),
+          );
+        },
+      );
+      asked.on('error', reject).end();
+    },
+  );
+}
+
+test('the API shows pool, workers, rejections and blocks, large numbers as text', async () => {
+  const status = await startStatus(tools(), both);
+  try {
+    const answer = JSON.parse((await get(status.apiPort, '/api/v1/pool')).body);
+    assert.equal(answer.totals.shares, (2n ** 60n).toString());
+    assert.equal(answer.height, 111);
+    const workers = JSON.parse((await get(status.apiPort, '/api/v1/workers?limit=1')).body);
+    assert.equal(workers.total, 1);
+    assert.deepEqual(workers.workers[0].rejected, { stale: 1 });
+    assert.equal((await get(status.apiPort, '/api/v1/workers?limit=0')).status, 400);
+    assert.equal((await get(status.apiPort, '/api/v1/workers/nobody/rejections')).status, 404);
+    const known = JSON.parse(
+      (await get(status.apiPort, '/api/v1/workers/known.worker/rejections')).body,
+    );
+    assert.deepEqual(known.rejections, [{ reason: 'stale', sats: '5' }]);
+    const { blocks } = JSON.parse((await get(status.apiPort, '/api/v1/blocks')).body);
+    assert.equal(blocks[0].rewardSats, '5000000000');
+  } finally {
+    await status.stop();
+  }
+});
+
+test('the page escapes what miners call themselves, and forbids scripts', async () => {
+  const status = await startStatus(tools(), both);
+  try {
+    const page = await get(status.apiPort, '/', { host: 'pool.example:8080' });
+    assert.equal(page.status, 200);
+    assert.doesNotMatch(page.body, /<script>/);
+    assert.match(page.body, /&#60;script&#62;/);
+    assert.match(page.body, /stratum\+tcp:\/\/pool\.example:3333/);
+    assert.match(String(page.headers['content-security-policy']), /default-src 'none'/);
+    const odd = await get(status.apiPort, '/', { host: '"><b>' });
+    assert.doesNotMatch(odd.body, /<b>/);
+  } finally {
+    await status.stop();
+  }
+});
+
+test('health, readiness and liveness answer 200 or 503 with reasons', async () => {
+  let reasons: string[] = [];
+  const status = await startStatus(tools({ notReady: () => reasons }), both);
+  try {
+    for (const path of ['/health', '/ready', '/live'])
+      assert.equal((await get(status.metricsPort, path)).status, 200, path);
+    reasons = ['no node answers'];
+    const answer = await get(status.metricsPort, '/ready');
+    assert.equal(answer.status, 503);
+    assert.deepEqual(JSON.parse(answer.body), { status: 'unavailable', reasons });
+    assert.equal((await get(status.metricsPort, '/live')).status, 200);
+    assert.equal((await get(status.apiPort, '/health')).status, 503);
+  } finally {
+    await status.stop();
+  }
+});
+
+test('metrics, a CPU profile and a heap snapshot come from the private port only', async () => {
+  const status = await startStatus(tools(), both);
+  try {
+    const metrics = await get(status.metricsPort, '/metrics');
+    assert.match(metrics.body, /^stratum_active_connections 0/);
+    assert.match(String(metrics.headers['content-type']), /^text\/plain; version=0\.0\.4/);
+    const [profile, second] = await Promise.all([
+      get(status.metricsPort, '/debug/profile?seconds=0.2'),
+      get(status.metricsPort, '/debug/profile?seconds=0.2'),
+    ]);
+    assert.deepEqual([profile.status, second.status].sort(), [200, 409]);
+    const taken = JSON.parse(profile.status === 200 ? profile.body : second.body);
+    assert.ok(taken.nodes.length > 0);
+    assert.equal((await get(status.metricsPort, '/debug/profile?seconds=1e9')).status, 400);
+    for (const path of ['/metrics', '/debug/profile', '/debug/heap']) {
+      assert.equal((await get(status.apiPort, path)).status, 404, path);
+    }
+  } finally {
+    await status.stop();
+  }
+});
+
+test('what a browser asks for a foreign page gets nothing', async () => {
+  const status = await startStatus(tools(), both);
+  try {
+    assert.equal(
+      (await get(status.metricsPort, '/metrics', { 'sec-fetch-site': 'cross-site' })).status,
+      403,
+    );
+    assert.equal(
+      (await get(status.metricsPort, '/debug/heap', { host: 'evil.example' })).status,
+      403,
+    );
+    assert.equal(
+      (await get(status.metricsPort, '/metrics', { host: 'pool-internal' })).status,
+      200,
+    );
+  } finally {
+    await status.stop();
+  }
+});
+
+test('a source that fails costs its answer, not the server', async () => {
+  const broken = tools({
+    blocks: async () => {
+      throw new Error('password=hunter2');
+    },
+    workers: () => {
+      throw new Error('oh');
+    },
+  });
+  const status = await startStatus(broken, both);
+  try {
+    const blocks = await get(status.apiPort, '/api/v1/blocks');
+    assert.equal(blocks.status, 503);
+    assert.doesNotMatch(blocks.body, /hunter2/);
+    assert.deepEqual(JSON.parse((await get(status.apiPort, '/api/v1/workers')).body), {
+      error: 'internal error',
+    });
+    assert.equal((await get(status.apiPort, '/api/v1/pool')).status, 200);
+  } finally {
+    await status.stop();
+  }
+});
+
+test('large headers, unknown paths and bytes that are no HTTP are refused', async () => {
+  const status = await startStatus(tools(), both);
+  try {
+    assert.equal((await get(status.apiPort, '/', { 'x-filler': 'a'.repeat(9_000) })).status, 431);
+    assert.equal((await get(status.apiPort, '/%ff%fe')).status, 400);
+    assert.equal((await get(status.apiPort, '/../../package.json')).status, 404);
+    const answer = await new Promise<string>((resolve) => {
+      const socket = connect(status.apiPort!, '127.0.0.1', () =>
+        socket.write('\x16\x03\x01\x00\r\n\r\n'),
+      );
+      let text = '';
+      socket
+        .on('data', (chunk) => (text += chunk))
+        .on('close', () => resolve(text))
+        .on('error', () => {});
+    });
+    assert.match(answer, /^HTTP\/1\.1 400/);
+  } finally {
+    await status.stop();
+  }
+});
+
+test('a port that is taken is named with its setting', async () => {
+  const other = createServer();
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
+  const { port } = other.address() as { port: number };
+  try {
+    await assert.rejects(
+      startStatus(tools(), {
+        api: { host: '127.0.0.1', port: 0 },
+        metrics: { host: '127.0.0.1', port },
+      }),
+      /METRICS_PORT/,
+    );
+  } finally {
+    other.close();
+  }
+});
+
+test('too many requests of one address are slowed, others are not', () => {
+  const pace = new Pace({ perSecond: 2, burst: 3, addressesMax: 2 });
+  assert.deepEqual(
+    [1, 2, 3, 4].map(() => pace.take('a', 0)),
+    [true, true, true, false],
+  );
+  assert.equal(pace.take('b', 0), true);
+  assert.equal(pace.take('a', 500), true);
+  assert.equal(pace.take('a', 500), false);
+  pace.take('c', 500);
+  pace.take('d', 500);
+  assert.equal(
+    pace.take('a', 500),
+    true,
+    'the table is bounded, so the longest silent address starts anew',
+  );
+});
+
+test('hashrates read like people write them', () => {
+  assert.equal(formatHashrate(0), '0 H/s');
+  assert.equal(formatHashrate(999), '999 H/s');
+  assert.equal(formatHashrate(1.21e12), '1.21 TH/s');
+  assert.equal(formatHashrate(Number.NaN), '0 H/s');
+  assert.equal(formatHashrate(1e30), '1000000000 ZH/s');
+});
