@@ -117,5 +117,5 @@ export const SESSION_LIMITS: SessionLimits = {
   rebroadcastMs: 30_000,
   templateDegradedMs: 120_000,
   templateDeadMs: 600_000,
-  broadcastChunk: 500,
+  broadcastChunk: 250,
 };

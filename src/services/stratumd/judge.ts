@@ -9,7 +9,7 @@ import { encodeError, encodeGetVersion, encodeTrue } from '../../core/stratum/re
 import { decodeRequest, type Request, type RequestId } from '../../core/stratum/request.ts';
 import { createSubmitFields, decodeSubmit, EXTRANONCE2_BYTES } from '../../core/stratum/submit.ts';
 import { decodeUsername } from '../../core/stratum/username.ts';
-import type { Job } from '../../core/work/job.ts';
+import { EXTRANONCE1_BYTES, type Job } from '../../core/work/job.ts';
 import {
   type Chosen,
   checkNtime,
@@ -31,7 +31,6 @@ import type { Dispatch } from './dispatch.ts';
 import type { HeldAnswers } from './held-answers.ts';
 import type { Compiled, JobBook, KnownJob } from './jobs.ts';
 import type { GatewayOptions, GatewayTools, RejectReason } from './options.ts';
-import { bytesOf32 } from './roster.ts';
 import type { Session, Terms } from './session.ts';
 import type { SessionTime } from './time.ts';
 import type { WorkerBook, WorkerRecord } from './workers.ts';
@@ -63,6 +62,8 @@ export class Judge {
     nonce: 0,
     version: 0,
   };
+  readonly #extranonce1 = new Uint8Array(EXTRANONCE1_BYTES);
+  readonly #extranonce1View = new DataView(this.#extranonce1.buffer);
   readonly #extranonce2 = new Uint8Array(EXTRANONCE2_BYTES);
   readonly #extranonce2View = new DataView(this.#extranonce2.buffer);
   readonly #record: ShareRecord;
@@ -89,7 +90,7 @@ export class Judge {
     this.#record = {
       headerHash: this.#extranonce2,
       jobId: '',
-      extranonce1: this.#extranonce2,
+      extranonce1: this.#extranonce1,
       extranonce2: this.#extranonce2,
       ntime: 0,
       nonce: 0,
@@ -369,7 +370,7 @@ export class Judge {
     const record = this.#record;
     record.headerHash = hash;
     record.jobId = known.job.jobId;
-    record.extranonce1 = extranonceBytes(session, terms.extranonce1);
+    this.#extranonce1View.setUint32(0, terms.extranonce1);
     record.ntime = chosen.ntime;
     record.nonce = chosen.nonce;
     record.version = chosen.version;
@@ -475,14 +476,6 @@ export class Judge {
     }
     this.#conduct.fail(session, id, error);
   }
-}
-
-/** The four bytes of an extranonce1 of this session; nearly always the ones it has now. */
-function extranonceBytes(session: Session, extranonce1: number): Uint8Array {
-  if (extranonce1 === session.extranonce1 && session.extranonce1Bytes !== null) {
-    return session.extranonce1Bytes;
-  }
-  return bytesOf32(extranonce1);
 }
 
 function isAbsurd(ntime: number, job: Job): boolean {

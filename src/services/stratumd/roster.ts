@@ -63,8 +63,11 @@ export class Roster {
   renew(session: Session): boolean {
     const extranonce1 = this.#extranonces.take();
     if (extranonce1 === null) return false;
-    if (session.subscribed) session.retiredExtranonces.push(session.extranonce1);
-    setExtranonce(session, extranonce1);
+    if (session.subscribed) {
+      session.retiredExtranonces ??= [];
+      session.retiredExtranonces.push(session.extranonce1);
+    }
+    session.extranonce1 = extranonce1;
     return true;
   }
 
@@ -93,7 +96,7 @@ export class Roster {
     const earlier = this.#resumable.get(wanted);
     if (earlier === undefined) return 0;
     this.#resumable.delete(wanted);
-    setExtranonce(session, earlier.extranonce1);
+    session.extranonce1 = earlier.extranonce1;
     session.sessionId = wanted;
     session.terms = earlier.terms;
     this.#bySessionId.set(wanted, session);
@@ -124,7 +127,7 @@ export class Roster {
     }
     if (!session.subscribed) return;
     this.#bySessionId.delete(session.sessionId);
-    for (const retired of session.retiredExtranonces) this.#extranonces.release(retired);
+    for (const retired of session.retiredExtranonces ?? []) this.#extranonces.release(retired);
     this.#resumable.set(session.sessionId, {
       extranonce1: session.extranonce1,
       terms: session.terms,
@@ -182,16 +185,6 @@ export class Roster {
     };
     next();
   }
-}
-
-function setExtranonce(session: Session, extranonce1: number): void {
-  session.extranonce1 = extranonce1;
-  session.extranonce1Bytes = bytesOf32(extranonce1);
-}
-
-/** An extranonce1 as its four bytes. */
-export function bytesOf32(value: number): Uint8Array {
-  return Uint8Array.of(value >>> 24, (value >>> 16) & 255, (value >>> 8) & 255, value & 255);
 }
 
 function hexOf(bytes: Uint8Array): string {

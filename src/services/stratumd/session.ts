@@ -46,7 +46,6 @@ export class Session {
   /** 16 hex digits once subscribed, what a client resumes with; empty before. */
   sessionId = '';
   extranonce1 = 0;
-  extranonce1Bytes: Uint8Array | null = null;
   agent = '';
   profile: FirmwareProfile = DEFAULT_PROFILE;
   /** BIP310 bits granted; 0: no version rolling. */
@@ -66,7 +65,7 @@ export class Session {
   /** The next job needs terms of its own although the difficulty is the same: the extranonce changed. */
   termsDue = false;
   /** Earlier extranonces of this session, still held: jobs with them are being worked on. */
-  retiredExtranonces: number[] = [];
+  retiredExtranonces: number[] | null = null;
   /** A job goes out at the next flush: just subscribed, or the difficulty changed. */
   jobDue = false;
 
