@@ -74,7 +74,7 @@ export function decodeRequest(text: string, limits: SessionLimits): Request {
       if (
         typeof param === 'object' &&
         param !== null &&
-        !isShallow(param, limits.jsonDepthMax - 2)
+        !isShallow(param, limits.jsonDepthMax - 3)
       ) {
         return refused(id, 'too-deep');
       }
