@@ -1,0 +1,357 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { createMemoryBus } from '../../../src/adapters/bus/memory.ts';
+import { decodeBits, targetOfDifficulty } from '../../../src/core/bitcoin/target.ts';
+import { foldInTypescript } from '../../../src/core/work/fold.ts';
+import { buildJobCoinbase, EXTRANONCE_BYTES, type Job } from '../../../src/core/work/job.ts';
+import { compileWork, fillWork, meetsTarget, prepareTarget } from '../../../src/core/work/share.ts';
+import {
+  decodeRejectedShare,
+  decodeShare,
+  encodeBlockCandidate,
+  encodeBlockOutcome,
+  encodeJob,
+  encodeShare,
+} from '../../../src/messages/codec.ts';
+import type { ShareRecord } from '../../../src/messages/share.ts';
+import type { Db } from '../../../src/ports.ts';
+import { type AuditOptions, Auditor } from '../../../src/services/shareproc/audit.ts';
+import { startShareproc } from '../../../src/services/shareproc/shareproc.ts';
+import { type ShareSource, startShipper } from '../../../src/services/shareproc/shipper.ts';
+import { listBlocks } from '../../../src/store/blocks.ts';
+import { poolTotals } from '../../../src/store/status.ts';
+import { SERVER_KINDS, type TestServer } from '../../tools/database.ts';
+import { createSilentLog } from '../../tools/silent-log.ts';
+
+const NOW_MS = Date.UTC(2026, 10, 21, 12);
+const clock = { nowMs: () => NOW_MS };
+/** Every hash reaches it. */
+const ANY_DIFFICULTY = 2 ** -40;
+const SCRIPT = Uint8Array.from([0x00, 0x14, ...new Uint8Array(20).fill(7)]);
+const OPTIONS: AuditOptions = {
+  network: 'regtest',
+  coinbaseTag: '/test/',
+  payout: { mode: 'pool', script: SCRIPT },
+};
+const REGTEST_BITS = 0x207fffff;
+const JOB: Job = {
+  jobId: '0a1b',
+  height: 101,
+  version: 0x20000000,
+  previousHash: new Uint8Array(32).fill(3),
+  bits: REGTEST_BITS,
+  networkTarget: decodeBits(0x1d00ffff) as bigint,
+  curtime: 1_700_000_000,
+  mintime: 1_600_000_000,
+  branch: [new Uint8Array(32).fill(9)],
+  coinbaseValueSats: 5_000_000_000n,
+  coinbaseAux: new Uint8Array(0),
+  witnessCommitment: null,
+  coinbaseWeightMax: 4_000,
+  feesSats: 0n,
+  transactionCount: 1,
+  clean: true,
+  createdAtMs: NOW_MS,
+};
+
+/** A share that a gateway would have accepted: the header is really hashed. */
+function trueShare(nonce: number, more: Partial<ShareRecord> = {}): ShareRecord {
+  const built = buildJobCoinbase(JOB, {
+    tag: OPTIONS.coinbaseTag,
+    extranonceBytes: EXTRANONCE_BYTES,
+    outputs: [{ script: SCRIPT, valueSats: JOB.coinbaseValueSats }],
+  });
+  assert.ok(built.ok);
+  const work = compileWork(JOB, built.parts);
+  fillWork(work, {
+    extranonce1: 0x01020304,
+    extranonce2High: 5,
+    extranonce2Low: 6,
+    ntime: 1_700_000_001,
+    nonce,
+    version: 0x20000000,
+  });
+  foldInTypescript(work);
+  return {
+    headerHash: work.hash.slice(),
+    jobId: JOB.jobId,
+    extranonce1: Uint8Array.from([1, 2, 3, 4]),
+    extranonce2: Uint8Array.from([0, 0, 0, 5, 0, 0, 0, 6]),
+    ntime: 1_700_000_001,
+    nonce,
+    version: 0x20000000,
+    difficulty: ANY_DIFFICULTY,
+    shareDifficulty: 1,
+    account: 'account',
+    worker: 'rig',
+    sessionId: 'session',
+    gateway: 'g',
+    height: JOB.height,
+    acceptedAtMs: NOW_MS + nonce,
+    isBlock: false,
+    ...more,
+  };
+}
+
+const record = (share: ShareRecord) => ({ key: share.sessionId, value: encodeShare(share) });
+
+describe('audit', () => {
+  const auditor = new Auditor(foldInTypescript, OPTIONS);
+  auditor.addJob(JOB);
+
+  test('agrees with the gateway on a true share', () => {
+    for (let nonce = 0; nonce < 50; nonce++) {
+      assert.deepEqual(auditor.audit(trueShare(nonce)), { verdict: 'valid' });
+    }
+  });
+
+  test('finds every single changed field that makes the header', () => {
+    const good = trueShare(1);
+    const changes: Partial<ShareRecord>[] = [
+      { nonce: 2 },
+      { ntime: 1_700_000_002 },
+      { version: 0x20000001 },
+      { extranonce1: new Uint8Array(4) },
+      { extranonce2: new Uint8Array(8) },
+      { headerHash: new Uint8Array(32) },
+    ];
+    for (const change of changes) {
+      const verdict = auditor.audit({ ...good, ...change });
+      assert.ok(verdict.verdict === 'rejected' && verdict.reason === 'audit-hash');
+    }
+    const height = auditor.audit({ ...good, height: 5 });
+    assert.ok(height.verdict === 'rejected' && height.reason === 'audit-height');
+  });
+
+  test('compares integers: at the target, and just beyond it', () => {
+    const share = trueShare(7);
+    const reached = [1, 0.5, 2 ** -10, 2 ** -30, 2 ** -32, 2 ** -34].map((difficulty) => ({
+      difficulty,
+      meets: meetsTarget(share.headerHash, prepareTarget(targetOfDifficulty(difficulty))),
+    }));
+    assert.ok(reached.some((one) => one.meets) && reached.some((one) => !one.meets));
+    for (const { difficulty, meets } of reached) {
+      const verdict = auditor.audit({ ...share, difficulty });
+      assert.equal(verdict.verdict, meets ? 'valid' : 'rejected');
+    }
+  });
+
+  test('takes the word of the gateway for a job it does not know, but not for the difficulty', () => {
+    const lost = trueShare(1, { jobId: 'ffff', nonce: 999 });
+    assert.deepEqual(auditor.audit(lost), { verdict: 'unaudited' });
+    assert.equal(auditor.audit({ ...lost, difficulty: 1e9 }).verdict, 'rejected');
+  });
+
+  test('solo: the coinbase pays the account, and an account that is no address is refused', () => {
+    const solo = new Auditor(foldInTypescript, { ...OPTIONS, payout: { mode: 'solo', fee: null } });
+    solo.addJob(JOB);
+    const account = 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080';
+    const other = solo.audit(trueShare(1, { account }));
+    assert.ok(other.verdict === 'rejected' && other.reason === 'audit-hash');
+    const none = solo.audit(trueShare(1));
+    assert.ok(none.verdict === 'rejected' && none.reason === 'audit-account');
+  });
+
+  test('forgets the oldest jobs first', () => {
+    const small = new Auditor(foldInTypescript, { ...OPTIONS, jobsMax: 2 });
+    for (const jobId of ['01', '0a1b', '02']) small.addJob({ ...JOB, jobId });
+    assert.equal(small.audit(trueShare(1)).verdict, 'valid');
+    small.addJob({ ...JOB, jobId: '03' });
+    assert.equal(small.audit(trueShare(1)).verdict, 'unaudited');
+  });
+});
+
+/** A journal in memory. */
+function sourceOf(batches: Uint8Array[][]): ShareSource & { marked: number[] } {
+  const marked: number[] = [];
+  let at = 0;
+  return {
+    marked,
+    async next() {
+      const records = batches[at];
+      if (records === undefined) return null;
+      at++;
+      return { records, position: at, skippedBytes: 0 };
+    },
+    async wait() {
+      await new Promise((resolve) => setImmediate(resolve));
+    },
+    async markShipped(position) {
+      marked.push(position);
+    },
+    lagBytes: () => batches.length - marked.length,
+  };
+}
+
+test('the shipper repeats a batch until it is safe, marks only then, and keeps the order', async () => {
+  const log = createSilentLog();
+  const bus = createMemoryBus({ log });
+  const seen: number[] = [];
+  let failures = 5;
+  await bus.subscribe('share.submissions', 'g', async (records) => {
+    if (failures-- > 0) throw new Error('database away');
+    for (const { value } of records) {
+      const decoded = decodeShare(value);
+      seen.push(decoded.ok ? decoded.value.nonce : -1);
+    }
+  });
+  const source = sourceOf([
+    [1, 2].map((nonce) => encodeShare(trueShare(nonce))),
+    [new Uint8Array([1]), encodeShare(trueShare(3))],
+  ]);
+  const waits: number[] = [];
+  const shipper = startShipper({
+    source,
+    bus,
+    log,
+    delay: async (ms) => {
+      waits.push(ms);
+    },
+  });
+  await shipper.stop(10_000);
+  assert.deepEqual(seen, [1, 2, -1, 3]);
+  assert.deepEqual(source.marked, [1, 2]);
+  assert.deepEqual(waits, [100, 200, 400, 800, 1600]);
+  assert.equal(shipper.status().stalled, false);
+  assert.equal(log.lines.filter((line) => line.level === 'error').length, 1);
+});
+
+test('a shipper that cannot ship ends when it is told to, and marks nothing', async () => {
+  const log = createSilentLog();
+  const bus = createMemoryBus({ log });
+  await bus.subscribe('share.submissions', 'g', async () => {
+    throw new Error('never');
+  });
+  const source = sourceOf([[encodeShare(trueShare(1))]]);
+  const shipper = startShipper({ source, bus, log });
+  await shipper.stop(20);
+  assert.deepEqual(source.marked, []);
+  assert.equal(shipper.status().stalled, true);
+});
+
+for (const kind of SERVER_KINDS) {
+  describe(`shareproc on ${kind.name}`, () => {
+    let server: TestServer;
+    before(async () => {
+      server = await kind.start();
+    });
+    after(() => server.stop());
+
+    async function start(db: Db) {
+      const log = createSilentLog();
+      const bus = createMemoryBus({ log, encodeCheck: false });
+      const valid: ShareRecord[] = [];
+      const rejected: string[] = [];
+      await bus.subscribe('share.valid', 'test', async (records) => {
+        for (const { value } of records) {
+          const decoded = decodeShare(value);
+          if (decoded.ok) valid.push(decoded.value);
+        }
+      });
+      await bus.subscribe('share.rejected', 'test', async (records) => {
+        for (const { value } of records) {
+          const decoded = decodeRejectedShare(value);
+          rejected.push(decoded.ok ? decoded.value.reason : 'broken');
+        }
+      });
+      const shareproc = await startShareproc(
+        { bus, db, log, clock, hash: foldInTypescript },
+        OPTIONS,
+      );
+      await bus.publish('mining.jobs', [{ key: '', value: encodeJob(JOB) }]);
+      return { bus, shareproc, valid, rejected, log };
+    }
+
+    test('valid shares are stored once, the others are set aside, poison stops nothing', async () => {
+      const db = await server.freshDatabase();
+      const { bus, shareproc, valid, rejected } = await start(db);
+      const batch = [
+        record(trueShare(1)),
+        { key: '', value: Uint8Array.from([255, 255, 255]) },
+        record(trueShare(2, { nonce: 77 })),
+        record(trueShare(3, { jobId: 'ffff' })),
+        // Decodes, but no timestamp of any database is that late.
+        record(trueShare(4, { acceptedAtMs: 2 ** 53 - 1 })),
+        record(trueShare(5)),
+      ];
+      await bus.publish('share.submissions', batch);
+      await bus.publish('share.submissions', batch);
+      const status = shareproc.status();
+      const late = status.stored === 4;
+      assert.ok(status.stored === 3 || late, JSON.stringify(status));
+      assert.equal(status.unaudited, 2);
+      assert.deepEqual(new Set(rejected), new Set(['undecodable', 'audit-hash']));
+      assert.ok(valid.length >= 3);
+      assert.equal((await poolTotals(db)).shares, BigInt(status.stored));
+      const [letters] = await db.query<{ n: bigint }>('SELECT count(*) AS n FROM dead_letters');
+      assert.equal(letters?.n, late ? 2n : 3n);
+      const [unaudited] = await db.query<{ n: bigint }>(
+        'SELECT count(*) AS n FROM shares WHERE NOT audited',
+      );
+      assert.equal(unaudited?.n, 1n);
+      await shareproc.stop();
+      await bus.stop();
+    });
+
+    test('with the database away shares are refused to the shipper, and block records wait', async () => {
+      const real = await server.freshDatabase();
+      let away = false;
+      const down = async (): Promise<never> => {
+        throw Object.assign(new Error('connection refused'), { code: 'ECONNREFUSED' });
+      };
+      const db: Db = {
+        query: (sql, params) => (away ? down() : real.query(sql, params)),
+        transaction: (work) => (away ? down() : real.transaction(work)),
+        stop: async () => {},
+      };
+      const { bus, shareproc } = await start(db);
+      away = true;
+      await assert.rejects(
+        bus.publish('share.submissions', [record(trueShare(1))]),
+        /connection refused/,
+      );
+      const block = bus.publish('block.candidates', [
+        {
+          key: '',
+          value: encodeBlockCandidate({
+            jobId: JOB.jobId,
+            headerHash: new Uint8Array(32).fill(1),
+            header: new Uint8Array(80),
+            coinbase: new Uint8Array(60),
+            height: 101,
+            account: 'account',
+            worker: 'rig',
+            foundAtMs: NOW_MS,
+            networkDifficulty: 1,
+            rewardSats: 5_000_000_000n,
+          }),
+        },
+      ]);
+      await new Promise((resolve) => setImmediate(resolve));
+      away = false;
+      await bus.publish('share.submissions', [record(trueShare(1))]);
+      await block;
+      await bus.publish('block.outcome', [
+        {
+          key: '',
+          value: encodeBlockOutcome({
+            headerHash: new Uint8Array(32).fill(1),
+            height: 101,
+            state: 'accepted',
+            node: 'core',
+            detail: '',
+            confirmations: 1,
+            atMs: NOW_MS + 5,
+          }),
+        },
+        { key: '', value: Uint8Array.from([255]) },
+      ]);
+      assert.equal(shareproc.status().stored, 1);
+      const [stored] = await listBlocks(db, { limit: 5 });
+      assert.equal(stored?.state, 'accepted');
+      assert.equal(stored?.worker, 'rig');
+      await shareproc.stop();
+      await bus.stop();
+    });
+  });
+}
