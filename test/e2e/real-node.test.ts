@@ -14,12 +14,13 @@ import { createMemoryBus } from '../../src/adapters/bus/memory.ts';
 import { createDisk } from '../../src/adapters/disk.ts';
 import { createRpc } from '../../src/adapters/node/rpc.ts';
 import { subscribeZmq } from '../../src/adapters/node/zmq.ts';
-import { encodeHexReversed } from '../../src/core/bitcoin/bytes.ts';
+import { encodeHex, encodeHexReversed } from '../../src/core/bitcoin/bytes.ts';
 import { assembleCoinbase } from '../../src/core/bitcoin/coinbase.ts';
-import { sha256d } from '../../src/core/bitcoin/hash.ts';
+import { sha256, sha256d } from '../../src/core/bitcoin/hash.ts';
 import { hashHeader } from '../../src/core/bitcoin/header.ts';
 import { foldBranch } from '../../src/core/bitcoin/merkle.ts';
 import { hashToInteger } from '../../src/core/bitcoin/target.ts';
+import { decodeTx, encodeTx } from '../../src/core/bitcoin/tx.ts';
 import type { NodeAddress, OpenRpc } from '../../src/core/node/rpc.ts';
 import { assembleBlockHeader, buildJobCoinbase, type Job } from '../../src/core/work/job.ts';
 import type { BlockCandidate, BlockOutcome } from '../../src/messages/block.ts';
@@ -28,9 +29,13 @@ import { startBlockLane } from '../../src/services/blocksubmit/lane.ts';
 import { startJobmanager } from '../../src/services/jobmanager/jobmanager.ts';
 import { createMemoryLog, until } from '../tools/waiting.ts';
 
-/** Pay to a witness key hash that is nobody's. */
-const SCRIPT = Uint8Array.of(0x00, 0x14, ...new Uint8Array(20).fill(7));
-const BLOCKS = 12;
+/** Pay to the witness script OP_TRUE: anybody may spend it, so the test needs no keys. */
+const OP_TRUE = Uint8Array.of(0x51);
+const SCRIPT = Uint8Array.of(0x00, 0x20, ...sha256(OP_TRUE));
+/** Until a block counts as final here. */
+const CONFIRMATIONS = 12;
+/** Consensus: a coinbase is spendable in the hundredth block after its own. */
+const MATURITY = 100;
 
 function findProgram(variable: string, name: string): string | null {
   const named = process.env[variable];
@@ -160,7 +165,38 @@ function solve(job: Job): BlockCandidate {
   }
 }
 
-async function mineThrough(node: RealNode): Promise<void> {
+/** Spends the first output of a coinbase to the same script, less a fee. */
+function spend(coinbase: Uint8Array, feeSats: bigint): Uint8Array {
+  const decoded = decodeTx(coinbase);
+  assert.ok(decoded.ok);
+  const valueSats = decoded.tx.outputs[0]!.valueSats - feeSats;
+  return encodeTx(
+    {
+      version: 2,
+      inputs: [
+        {
+          previousTxid: sha256d(coinbase),
+          previousIndex: 0,
+          script: new Uint8Array(0),
+          sequence: 0xffffffff,
+          witness: [OP_TRUE],
+        },
+      ],
+      outputs: [{ script: SCRIPT, valueSats }],
+      locktime: 0,
+    },
+    { witness: true },
+  );
+}
+
+/**
+ * Mines `blocks` blocks through job manager and lane. With `spends`, transactions that spend the first coinbases are given to the node
+ * then, and the block that holds them is mined too.
+ */
+async function mineThrough(
+  node: RealNode,
+  { blocks, spends }: { blocks: number; spends: number },
+): Promise<void> {
   const log = createMemoryLog();
   const bus = createMemoryBus({ log });
   const directory = await mkdtemp(join(tmpdir(), 'headframe-lane-'));
@@ -187,7 +223,7 @@ async function mineThrough(node: RealNode): Promise<void> {
       nodes: [node.address],
       network: 'regtest',
       dataDir: directory,
-      limits: { finalConfirmations: BLOCKS, lookMs: 50, deepLookMs: 50 },
+      limits: { finalConfirmations: CONFIRMATIONS, lookMs: 50, deepLookMs: 50 },
       warmMs: 100,
     },
   );
@@ -211,6 +247,8 @@ async function mineThrough(node: RealNode): Promise<void> {
       network: 'regtest',
       poolTag: '/Headframe/',
       outputsForProposal: [{ script: SCRIPT, ppm: 1_000_000 }],
+      feeCheckMs: 100,
+      feeRiseSats: 1,
     },
   );
   try {
@@ -218,48 +256,46 @@ async function mineThrough(node: RealNode): Promise<void> {
       throw new Error(`${String(error)}\n${log.text()}`);
     });
     const hashes: string[] = [];
-    for (let i = 0; i < BLOCKS; i++) {
-      const job = jobs.at(-1)!;
-      const candidate = solve(job);
+    const coinbases: Uint8Array[] = [];
+    const mineOne = async () => {
+      const candidate = solve(jobs.at(-1)!);
       const hash = encodeHexReversed(candidate.headerHash);
       hashes.push(hash);
+      coinbases.push(candidate.coinbase);
       await lane.submit(candidate);
       // The same again, as after a lost acknowledgement.
       void lane.submit(candidate);
       await until(
-        `a job on block ${i + 1}`,
+        `a job on block ${hashes.length}`,
         () => encodeHexReversed(jobs.at(-1)!.previousHash) === hash,
         5000,
       ).catch((error: unknown) => {
-        throw new Error(`${String(error)}\n${log.text()}`);
+        throw new Error(`${String(error)}\n${log.text().slice(-5000)}`);
       });
       assert.equal(jobs.at(-1)!.clean, true);
+    };
+    for (let i = 0; i < blocks; i++) await mineOne();
+    if (spends > 0) {
+      const rpc = openRpc(node.address, { timeoutMs: 5000 });
+      for (let i = 0; i < spends; i++) {
+        const raw = encodeHex(spend(coinbases[i]!, 10_000n));
+        const answer = await rpc.call('sendrawtransaction', [raw]);
+        assert.equal(answer.kind, 'result', JSON.stringify(answer));
+      }
+      rpc.stop();
+      // Core makes a new template for new transactions only every five seconds, but at once for a new tip.
+      await mineOne();
+      assert.equal(jobs.at(-1)!.transactionCount, spends);
+      assert.equal(jobs.at(-1)!.feesSats, BigInt(spends) * 10_000n);
+      await mineOne();
     }
-    await until(
-      'the first block confirmed',
-      () =>
-        outcomes.some(
-          ({ headerHash, state }) =>
-            state === 'confirmed' && encodeHexReversed(headerHash) === hashes[0],
-        ),
-      5000,
-    );
-    const accepted = new Set(
-      outcomes
-        .filter(({ state }) => state === 'accepted' || state === 'confirmed')
-        .map(({ headerHash }) => encodeHexReversed(headerHash)),
-    );
-    await until(
-      'all blocks accepted',
-      () =>
-        accepted.size === BLOCKS ||
-        hashes.every((hash) =>
-          outcomes.some(
-            ({ headerHash, state }) =>
-              state === 'accepted' && encodeHexReversed(headerHash) === hash,
-          ),
-        ),
-    );
+    const isIn = (hash: string | undefined, state: BlockOutcome['state']) =>
+      outcomes.some(
+        (outcome) => outcome.state === state && encodeHexReversed(outcome.headerHash) === hash,
+      );
+    await until('the first block confirmed', () => isIn(hashes[0], 'confirmed'), 5000);
+    await until('all blocks accepted', () => hashes.every((hash) => isIn(hash, 'accepted')));
+    await until('the last proposal answered', () => proposals.includes('accepted'));
     assert.ok(proposals.includes('accepted'), `proposals: ${proposals.join(' ')}`);
     assert.ok(!proposals.includes('refused'), `proposals: ${proposals.join(' ')}\n${log.text()}`);
     const errors = log.lines.filter(({ level }) => level === 'error');
@@ -283,7 +319,7 @@ describe('real nodes', () => {
     }
     const node = await runCore(core);
     try {
-      await mineThrough(node);
+      await mineThrough(node, { blocks: MATURITY + 2, spends: 3 });
     } finally {
       await node.stop();
     }
@@ -296,7 +332,7 @@ describe('real nodes', () => {
     }
     const node = await runBtcd(btcd);
     try {
-      await mineThrough(node);
+      await mineThrough(node, { blocks: 2 * CONFIRMATIONS, spends: 0 });
     } finally {
       await node.stop();
     }
