@@ -16,6 +16,15 @@ export class SimTables {
   /** Sums of `workers.work`, to be compared with the shares. */
   readonly workOf = new Map<bigint, bigint>();
   readonly unknownStatements = new Set<string>();
+
+  /** Work counted by worker, `account.worker`. */
+  workSums(): Map<string, bigint> {
+    const sums = new Map<string, bigint>();
+    for (const row of this.workers.values()) {
+      sums.set(`${row.address}.${row.name}`, this.workOf.get(row.workerId) ?? 0n);
+    }
+    return sums;
+  }
 }
 
 /** `down`: refuses connections. `commit-unknown`: commits, and the connection breaks before the answer. */

@@ -19,7 +19,12 @@ import { buildJob } from '../../src/core/work/job.ts';
 import { decodeTemplate } from '../../src/core/work/template.ts';
 import { VARDIFF_POLICY } from '../../src/core/work/vardiff.ts';
 import type { BlockCandidate } from '../../src/messages/block.ts';
-import { decodeShare, encodeShare, encodeTemplateBody } from '../../src/messages/codec.ts';
+import {
+  decodeShare,
+  encodeJob,
+  encodeShare,
+  encodeTemplateBody,
+} from '../../src/messages/codec.ts';
 import type { Bus, BusRecord, Log } from '../../src/ports.ts';
 import { type BlockLaneHandle, startBlockLane } from '../../src/services/blocksubmit/lane.ts';
 import { Gateway } from '../../src/services/stratumd/gateway.ts';
@@ -32,6 +37,7 @@ import {
 import type { Session } from '../../src/services/stratumd/session.ts';
 import { createCrashDisk } from '../tools/crash-disk.ts';
 import type { SimTemplate } from './chain.ts';
+import { openSimDatabase } from './database.ts';
 import type { Submission } from './miner.ts';
 import { createRandom, type Random } from './random.ts';
 import { type Records, startRecords } from './records.ts';
@@ -39,6 +45,7 @@ import { START_MS } from './time.ts';
 import type { Link, World } from './world.ts';
 
 const DATA = '/data';
+const TAG = '/sim/';
 const PORT: PortOptions = {
   port: 3333,
   startDifficulty: 2 ** -31,
@@ -139,13 +146,17 @@ export class Pool {
         committed: journal.committedPosition,
       }),
     );
-    this.#records = await startRecords({
-      world,
-      pool: this,
-      log: this.#log,
-      bus: faultyBus,
-      reader: this.#reader,
-    });
+    this.#records = await startRecords(
+      {
+        db: openSimDatabase(world, () => this.alive),
+        log: this.#log,
+        clock,
+        busIn: bus,
+        busOut: faultyBus,
+        source: this.#reader,
+      },
+      { script: POOL_SCRIPT, coinbaseTag: TAG },
+    );
     const gateway = new Gateway(
       {
         log: this.#log,
@@ -177,7 +188,7 @@ export class Pool {
           script: POOL_SCRIPT,
           address: encodeAddress(POOL_SCRIPT, 'regtest')!,
         },
-        coinbaseTag: '/sim/',
+        coinbaseTag: TAG,
         gateway: 'sim',
         versionMask: 0x1fffe000,
         instancePrefix: 0,
@@ -298,6 +309,9 @@ export class Pool {
         witness: true,
       }),
     };
+    void this.#bus!.publish('mining.jobs', [{ key: 'constant', value: encodeJob(job) }]).catch(
+      () => {},
+    );
     // The lane's thread and the gateway's hear of it in either order.
     const toLane = (): void => {
       void this.#bus!.publish('mining.templates', [record]).catch(() => {});

@@ -60,6 +60,8 @@ export type Books = {
   /** Told difficulties: connection → job id → difficulties told with it. */
   rejectedHonest: { submission: Submission; code: number; text: string }[];
   atRest: boolean;
+  /** Work that the database has counted for each worker (`account.worker`), in units of 2^-48 of difficulty 1. */
+  workSums: () => Map<string, bigint>;
 };
 
 /** A block must be at a node this long after pool and node are both there (F-S7: 1 s of start; P06: 500 ms of return). */
@@ -127,6 +129,16 @@ export function p07WorkIsCreditedOnce(books: Books): string | null {
   if (books.acknowledgedTwice.length > 0) {
     return `acknowledged twice by one process: ${books.acknowledgedTwice[0]}`;
   }
+  if (!books.atRest) return null;
+  const sums = new Map<string, bigint>();
+  for (const row of books.stored.values()) {
+    const key = `${row.account}.${row.worker}`;
+    sums.set(key, (sums.get(key) ?? 0n) + BigInt(Math.floor(row.difficulty * 2 ** 48)));
+  }
+  for (const [worker, work] of books.workSums()) {
+    if (work !== (sums.get(worker) ?? 0n))
+      return `${worker} has ${work} of work, its shares ${sums.get(worker)}`;
+  }
   return null;
 }
 
@@ -189,6 +201,11 @@ export function wireIsClean(books: Books): string | null {
   return finding(books, 'wire');
 }
 
+/** No rejection is left to itself: it would end the process, and a fault of a disk or a peer must not. */
+export function nothingGoesUncaught(books: Books): string | null {
+  return finding(books, 'crash');
+}
+
 /** Nothing spins: a loop that finds nothing to do waits for something. */
 export function nothingSpins(books: Books): string | null {
   return finding(books, 'spin');
@@ -213,6 +230,7 @@ export const PROMISES: readonly { id: string; check(books: Books): string | null
   { id: 'P15', check: p15NoWorkOnDeadTemplates },
   { id: 'wire', check: wireIsClean },
   { id: 'spin', check: nothingSpins },
+  { id: 'crash', check: nothingGoesUncaught },
 ];
 
 /** The promises that a world without sockets, clocks and foreign nodes cannot break, and the tests that hold them. */

@@ -1,62 +1,29 @@
-/** interim */
-import type { JournalReader } from '../../src/adapters/journal.ts';
-import { decodeShare } from '../../src/messages/codec.ts';
-import type { Bus, Log } from '../../src/ports.ts';
-import type { Pool } from './pool.ts';
-import type { World } from './world.ts';
+/** The storing half of a simulated pool process: the real shipper and shareproc between the journal's reader and the database. */
+import { foldInTypescript } from '../../src/core/work/fold.ts';
+import type { Bus, Clock, Db, Log } from '../../src/ports.ts';
+import { startShareproc } from '../../src/services/shareproc/shareproc.ts';
+import { type ShareSource, startShipper } from '../../src/services/shareproc/shipper.ts';
 
 export type Records = { stop(): Promise<void> };
 
-export async function startRecords(tools: {
-  world: World;
-  pool: Pool;
-  log: Log;
-  bus: Bus;
-  reader: JournalReader;
-}): Promise<Records> {
-  const { world, pool, bus, reader } = tools;
-  await bus.subscribe('share.submissions', 'shareproc', async (records) => {
-    if (!pool.alive) await new Promise(() => {});
-    world.fault('database.commit.before');
-    if (!pool.alive) await new Promise(() => {});
-    if (world.database !== 'up') throw new Error('database away');
-    for (const record of records) {
-      const share = decodeShare(record.value);
-      if (!share.ok) throw new Error(share.reason);
-      world.rowStored({
-        hashHex: Buffer.from(share.value.headerHash).toString('hex'),
-        account: share.value.account,
-        worker: share.value.worker,
-        difficulty: share.value.difficulty,
-        isBlock: share.value.isBlock,
-      });
-    }
-    world.fault('database.commit.after');
-    if (!pool.alive) await new Promise(() => {});
-  });
-  let stopped = false;
-  void (async () => {
-    while (!stopped && pool.alive) {
-      const batch = await reader.next();
-      if (batch === null) {
-        await reader.wait(1000);
-        continue;
-      }
-      try {
-        await bus.publish(
-          'share.submissions',
-          batch.records.map((value) => ({ key: 'x', value })),
-        );
-        await reader.markShipped(batch.position);
-      } catch {
-        reader.rewind();
-        await new Promise((resolve) => setTimeout(resolve, 500));
-      }
-    }
-  })();
+/** Starts both, as the thread `store` does. `busOut` is what the shipper publishes on, `busIn` what shareproc listens to. */
+export async function startRecords(
+  tools: { db: Db; log: Log; clock: Clock; busIn: Bus; busOut: Bus; source: ShareSource },
+  options: { script: Uint8Array; coinbaseTag: string },
+): Promise<Records> {
+  const shareproc = await startShareproc(
+    { bus: tools.busIn, db: tools.db, log: tools.log, clock: tools.clock, hash: foldInTypescript },
+    {
+      network: 'regtest',
+      coinbaseTag: options.coinbaseTag,
+      payout: { mode: 'pool', script: options.script },
+    },
+  );
+  const shipper = startShipper({ source: tools.source, bus: tools.busOut, log: tools.log });
   return {
     async stop() {
-      stopped = true;
+      await shipper.stop(1000);
+      await shareproc.stop();
     },
   };
 }

@@ -6,6 +6,7 @@ import { createRandom, type Random } from './random.ts';
 
 export const STEP_KINDS = [
   'mine',
+  'burst',
   'block',
   'advance',
   'wait',
@@ -39,6 +40,7 @@ export type Step = {
 /** How often each kind comes, in parts of the sum. */
 const WEIGHTS: Record<StepKind, number> = {
   mine: 60,
+  burst: 4,
   block: 8,
   advance: 40,
   wait: 3,

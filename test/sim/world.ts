@@ -384,11 +384,22 @@ export class World {
       findings: this.findings,
       rejectedHonest: this.rejectedHonest,
       atRest,
+      workSums: () => this.tables.workSums(),
     };
   }
 
   check(atRest: boolean): { promise: string; text: string } | null {
     this.#lookAtDisk();
+    for (const { open, silent, miner } of this.links.values()) {
+      const sinceMs = miner.subscribedAtMs;
+      if (!open || silent || sinceMs === null || this.pool?.hasFreshWork() !== true) continue;
+      if (this.time.nowMs - Math.max(sinceMs, this.templateAtMs) > 50) {
+        this.find(
+          'P13',
+          `miner ${miner.id} subscribed ${this.time.nowMs - sinceMs} ms ago and has no job`,
+        );
+      }
+    }
     const books = this.books(atRest);
     for (const promise of PROMISES) {
       const text = promise.check(books);
@@ -402,7 +413,11 @@ export class World {
   async take(step: Step): Promise<void> {
     const random = randomOf(step);
     // A supervisor starts the pool again, and miners dial again, without being told.
-    if (this.pool === null && random.chance(0.3)) await this.start();
+    if (this.pool === null && random.chance(0.3)) {
+      // Without a database it does not start: mostly that is mended first.
+      if (random.chance(0.7)) this.database = 'up';
+      await this.start();
+    }
     for (const miner of this.miners) {
       if (miner.wire === null && random.chance(0.3)) this.connect(miner, random);
     }
@@ -410,6 +425,15 @@ export class World {
       case 'mine': {
         const count = 1 + random.below(4);
         for (let i = 0; i < count; i++) this.#mine(random.pick(this.miners), random, 'share');
+        break;
+      }
+      case 'burst': {
+        // One machine much too fast for its difficulty: vardiff has to act while shares are in flight.
+        const miner = random.pick(this.miners);
+        for (let i = 0; i < 25; i++) {
+          this.#mine(miner, random, 'share');
+          if (i % 5 === 4) await this.time.advance(50);
+        }
         break;
       }
       case 'block':
@@ -484,8 +508,17 @@ export class World {
         this.pool?.diskHealed();
         break;
       case 'freeze':
-        this.frozen = random.chance(0.5);
-        if (!this.frozen) this.newTemplate(false);
+        this.frozen = true;
+        // Past the 600 s after which no work may be handed out, or nearly.
+        await this.time.advance(random.pick([30_000, 130_000, 590_000, 640_000]));
+        for (const miner of this.miners) {
+          if (miner.wire === null && random.chance(0.5)) this.connect(miner, random);
+        }
+        await this.time.advance(2_000);
+        if (random.chance(0.9)) {
+          this.frozen = false;
+          this.newTemplate(false);
+        }
         break;
     }
     await this.time.advance(1 + random.below(20));
@@ -555,6 +588,16 @@ export async function runWorld(options: WorldOptions): Promise<RunResult> {
   const world = new World(options);
   world.time.install();
   const mend = breakClasses(world.breaks);
+  // What ends a real process ends this one: it is a crash, and a finding when the pool was alive.
+  const onUnhandled = (reason: unknown): void => {
+    world.time.activity += 1;
+    if (world.pool === null) return;
+    world.find(
+      'crash',
+      `nobody caught: ${reason instanceof Error ? reason.stack : String(reason)}`,
+    );
+  };
+  process.on('unhandledRejection', onUnhandled);
   let failure: RunResult['failure'] = null;
   const note = (step: number, atRest: boolean): boolean => {
     if (failure === null) {
@@ -583,6 +626,7 @@ export async function runWorld(options: WorldOptions): Promise<RunResult> {
     if (world.pool !== null) world.pool.alive = false;
     world.time.uninstall();
     mend();
+    process.off('unhandledRejection', onUnhandled);
   }
   return {
     failure,
