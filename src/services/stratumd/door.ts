@@ -8,6 +8,7 @@
  * lines per turn of the event loop, so a flood on one socket does not starve the others.
  */
 import { Buffer } from 'node:buffer';
+import { readFile } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { TLSSocket } from 'node:tls';
@@ -16,7 +17,13 @@ import { decodeIp, encodeIp, type IpRange, isInRanges } from '../../core/stratum
 import { decodeProxyHeader } from '../../core/stratum/proxy-header.ts';
 import { sniff } from '../../core/stratum/sniff.ts';
 import type { Clock, Log } from '../../ports.ts';
-import { Admission, type AdmissionOptions, type RefusalReason, type Ticket } from './admission.ts';
+import {
+  Admission,
+  type AdmissionOptions,
+  connectionsWithin,
+  type RefusalReason,
+  type Ticket,
+} from './admission.ts';
 import type { Gateway } from './gateway.ts';
 import type { Connection, PortOptions } from './options.ts';
 import type { Session } from './session.ts';
@@ -214,6 +221,16 @@ class Wire implements Connection {
  * stays open then.
  */
 export async function startDoor(tools: DoorTools, options: DoorOptions): Promise<Door> {
+  const openFilesMax = await readOpenFilesMax();
+  const connectionsMax = connectionsWithin(options.admission.connectionsMax, openFilesMax);
+  if (connectionsMax < options.admission.connectionsMax) {
+    tools.log.warn('fewer connections than configured: the limit of open files is too low', {
+      configured: options.admission.connectionsMax,
+      connectionsMax,
+      openFilesMax,
+    });
+    options = { ...options, admission: { ...options.admission, connectionsMax } };
+  }
   const needsTls = options.ports.some((port) => port.tls !== 'off');
   if (needsTls && options.tls === null) throw new Error('TLS is on for a port, but not configured');
   const certificates =
@@ -685,6 +702,8 @@ class Hall implements Door {
       this.#failed(wire, error);
       return;
     }
+    const done = this.#limits.linesPerTurn - left;
+    wire.lines += done;
     if (wire.stage !== 'lines') return;
     if (framer.fault !== null) {
       this.#fault(wire, framer.fault);
@@ -694,7 +713,6 @@ class Hall implements Door {
       this.close(wire);
       return;
     }
-    wire.lines += this.#limits.linesPerTurn - left;
     if (session.proven && wire.ticket !== null && !wire.ticket.isProven) {
       this.#admission.prove(wire.ticket);
     }
@@ -703,10 +721,9 @@ class Hall implements Door {
       return;
     }
     if (framer.partialBytes > 0) {
-      if (!this.#partial.has(wire)) {
-        wire.sinceMs = performance.now();
-        this.#partial.add(wire);
-      }
+      // A stream whose every chunk ends inside a line is not slow: the clock starts with the line, not with the first.
+      if (done > 0 || !this.#partial.has(wire)) wire.sinceMs = performance.now();
+      this.#partial.add(wire);
     } else if (this.#partial.size > 0) {
       this.#partial.delete(wire);
     }
@@ -845,13 +862,13 @@ class Hall implements Door {
     this.#parked.delete(wire);
     this.counters.connections--;
     const session = wire.session;
-    const isStranger = session === null || !session.authorized;
     if (wire.ticket !== null) {
       if (session?.proven === true) this.#admission.prove(wire.ticket);
       this.#admission.leave(wire.ticket, performance.now());
     }
     if (session !== null) this.#gateway.closed(session, this.#clock.nowMs());
-    if (isTheirs && isStranger && !this.#isDraining && wire.ticket !== null) {
+    // A miner with a wrong name is told so and may try again; a connection that never said a line is a probe.
+    if (isTheirs && wire.lines === 0 && !this.#isDraining && wire.ticket !== null) {
       this.blame(wire.remoteAddress, BLAME_NOTHING_SAID);
     }
     if (wire.socket !== wire.raw) {
@@ -950,6 +967,13 @@ function canonical(address: string | undefined): string | null {
   const zone = address.indexOf('%');
   const bytes = decodeIp(zone < 0 ? address : address.slice(0, zone));
   return bytes === null ? null : encodeIp(bytes);
+}
+
+/** Soft limit of open files of this process, or null where the system does not say. */
+async function readOpenFilesMax(): Promise<number | null> {
+  const text = await readFile('/proc/self/limits', 'latin1').catch(() => '');
+  const match = /^Max open files\s+(\d+)/m.exec(text);
+  return match === null ? null : Number(match[1]);
 }
 
 function bump<Key>(counts: Map<Key, number>, key: Key): void {
