@@ -139,8 +139,12 @@ export class Chain {
     return this.#requiredBits(height);
   }
 
-  onEvent(listener: (event: ChainEvent) => void): void {
+  /** Calls `listener` for every event, in the order of subscription, until the returned function is called. */
+  onEvent(listener: (event: ChainEvent) => void): () => void {
     this.#listeners.push(listener);
+    return () => {
+      this.#listeners = this.#listeners.filter((one) => one !== listener);
+    };
   }
 
   coin(key: string): Coin | null {

@@ -184,10 +184,9 @@ export async function startDevnet(
 
   mineFirstBlocks(node, faucet, options.initialBlocks);
 
-  const wallets = walletMethods(node, dataDir);
   const controls = controlMethods();
   const methods = new Map<string, Method>();
-  for (const method of [...nodeMethods(node), ...wallets.methods, ...controls])
+  for (const method of [...nodeMethods(node), ...walletMethods(node, dataDir), ...controls])
     methods.set(method.name, method);
   methods.set('help', {
     name: 'help',
@@ -479,6 +478,7 @@ function labelled(hash: Uint8Array, label: string, sequence?: bigint): Uint8Arra
 /** Two nodes as peers: what either has, the other gets, one turn of the event loop later. */
 function connectChains(left: Devnet, right: Devnet): () => void {
   let joined = true;
+  const unsubscribe: (() => void)[] = [];
   const deliver = (from: Devnet, to: Devnet): void => {
     const send = (node: BlockNode): void => {
       if (!joined || to.chain.index.get(node.id)?.complete) return;
@@ -488,21 +488,24 @@ function connectChains(left: Devnet, right: Devnet): () => void {
     };
     send(from.chain.tip);
     for (const one of from.mempool.entries.values()) to.mempool.accept(one.entry);
-    from.chain.onEvent((event) => {
-      if (joined && event.kind === 'tip') setImmediate(() => send(event.node));
-    });
-    from.mempool.onEvent((event) => {
-      if (joined && event.kind === 'added')
-        setImmediate(() => {
-          const entry = readChainTx(event.entry.raw);
-          if (joined && entry) to.mempool.accept(entry);
-        });
-    });
+    unsubscribe.push(
+      from.chain.onEvent((event) => {
+        if (event.kind === 'tip') setImmediate(() => send(event.node));
+      }),
+      from.mempool.onEvent((event) => {
+        if (event.kind === 'added')
+          setImmediate(() => {
+            const entry = readChainTx(event.entry.raw);
+            if (joined && entry) to.mempool.accept(entry);
+          });
+      }),
+    );
   };
   deliver(left, right);
   deliver(right, left);
   return () => {
     joined = false;
+    for (const leave of unsubscribe) leave();
   };
 }
 

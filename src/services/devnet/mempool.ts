@@ -79,8 +79,12 @@ export class Mempool {
     return this.#bytes;
   }
 
-  onEvent(listener: (event: MempoolEvent) => void): void {
+  /** Calls `listener` for every event, in the order of subscription, until the returned function is called. */
+  onEvent(listener: (event: MempoolEvent) => void): () => void {
     this.#listeners.push(listener);
+    return () => {
+      this.#listeners = this.#listeners.filter((one) => one !== listener);
+    };
   }
 
   /** The waiting transaction that spends this output, if any. */

@@ -111,7 +111,7 @@ export class Wallet {
   readonly #mempool: Mempool;
   readonly #now: () => number;
   readonly #save: (record: WalletRecord) => void;
-  #loaded = true;
+  readonly #unsubscribe: (() => void)[];
 
   constructor(
     tools: {
@@ -143,13 +143,15 @@ export class Wallet {
       for (const waiting of this.#mempool.entries.values())
         this.#see(waiting.entry, { kind: 'mempool' });
     } else this.persist();
-    this.#chain.onEvent((event) => this.#followChain(event));
-    this.#mempool.onEvent((event) => this.#followMempool(event));
+    this.#unsubscribe = [
+      this.#chain.onEvent((event) => this.#followChain(event)),
+      this.#mempool.onEvent((event) => this.#followMempool(event)),
+    ];
   }
 
   /** After `unloadwallet` the wallet hears nothing any more. */
   unload(): void {
-    this.#loaded = false;
+    for (const stop of this.#unsubscribe) stop();
   }
 
   /** A fresh address' key. Its place is on disk before it is returned. */
@@ -397,6 +399,11 @@ export class Wallet {
     const walletTx = this.#see(entry, { kind: 'inactive', abandoned: false });
     if (walletTx === null) throw new Error('the transaction does not touch this wallet');
     Object.assign(walletTx, facts);
+    // Spent otherwise while the wallet was away: the chain has decided already.
+    for (const id of this.conflictsOf(entry)) {
+      const other = this.transactions.get(id);
+      if (other?.state.kind === 'confirmed') this.#contradict(entry.id, other.state.node);
+    }
     this.persist();
     return walletTx;
   }
@@ -445,7 +452,6 @@ export class Wallet {
   }
 
   #followChain(event: ChainEvent): void {
-    if (!this.#loaded) return;
     if (event.kind === 'connected') this.#connect(event.node, event.block);
     else if (event.kind === 'disconnected') this.#disconnect(event.node);
   }
@@ -482,7 +488,6 @@ export class Wallet {
   }
 
   #followMempool(event: MempoolEvent): void {
-    if (!this.#loaded) return;
     if (event.kind === 'added') {
       this.#see(event.entry, { kind: 'mempool' });
       return;
