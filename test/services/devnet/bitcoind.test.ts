@@ -5,7 +5,12 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { encodeHex } from '../../../src/core/bitcoin/bytes.ts';
-import type { ChainTx } from '../../../src/services/devnet/blocks.ts';
+import {
+  type ChainBlock,
+  type ChainTx,
+  completeBlock,
+  completeTx,
+} from '../../../src/services/devnet/blocks.ts';
 import type { Devnet } from '../../../src/services/devnet/devnet.ts';
 import { planBlock, solveBlock } from '../../../src/services/devnet/mining.ts';
 import { type BrokenBlock, brokenBlocks } from './brokenblocks.ts';
@@ -194,6 +199,40 @@ test('side branches, repeats, reorganisations and decisions are answered alike',
   await each(async (node) => outcome(await node('reconsiderblock', [rival.id])), null);
   await each(best, longer.id);
   await each(submit(child.hex), null);
+  await assertSameView();
+});
+
+test('unusual but valid blocks are taken: no reserved value, rolled version bits, bytes after the end', async (t) => {
+  if (core === null)
+    t.diagnostic('bitcoind not found (set BITCOIND to its path): only devnet was tested');
+  const nodes = core === null ? [call] : [call, core.call];
+  const plan = (mark: number): ChainBlock =>
+    planBlock({
+      parent: devnet.chain.tip,
+      bits: 0x207fffff,
+      transactions: [],
+      feesSats: 0n,
+      script: Uint8Array.of(0x51),
+      extra: Uint8Array.of(8, 8, mark),
+      timeSeconds: Math.floor(Date.now() / 1000),
+    });
+  const submit = async (block: ChainBlock, tail = ''): Promise<void> => {
+    const solved = solveBlock(block, 1_000_000);
+    assert.ok(solved);
+    for (const node of nodes)
+      assert.equal((await node('submitblock', [encodeHex(solved.raw) + tail])).result, null);
+    for (const node of nodes) assert.equal((await node('getbestblockhash')).result, solved.id);
+  };
+  const bare = plan(1);
+  const { tx } = bare.transactions[0];
+  await submit(
+    completeBlock(bare.header, [completeTx({ ...tx, inputs: [{ ...tx.inputs[0], witness: [] }] })]),
+  );
+  for (const version of [4, 0x20000001, 0x3fffe000, 0x7fffffff]) {
+    const block = plan(version & 0xff);
+    await submit(completeBlock({ ...block.header, version }, block.transactions));
+  }
+  await submit(plan(2), '00ff');
   await assertSameView();
 });
 
