@@ -390,6 +390,11 @@ class Hall implements Door {
 
   async stop({ flushMs = 1_000 }: { flushMs?: number } = {}): Promise<void> {
     this.drain();
+    // Shares that were accepted get their answer: the journal has them in a few milliseconds.
+    const heldUntilMs = performance.now() + flushMs;
+    while (this.#hasHeldAnswers() && performance.now() < heldUntilMs) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
     const empty = new Promise<void>((resolve) => {
       this.#whenEmpty = resolve;
     });
@@ -406,6 +411,13 @@ class Hall implements Door {
     if (this.#sweepTimer !== null) clearInterval(this.#sweepTimer);
     if (this.#certificateTimer !== null) clearInterval(this.#certificateTimer);
     if (this.#waitTimer !== null) clearInterval(this.#waitTimer);
+  }
+
+  #hasHeldAnswers(): boolean {
+    for (const wire of this.#wires) {
+      if (wire.stage === 'lines' && wire.session!.heldCount > 0) return true;
+    }
+    return false;
   }
 
   // ---- a connection's way in -------------------------------------------------------------------------------------

@@ -39,10 +39,8 @@ export const quiet: Log = {
   },
 };
 
-type FakeSession = Pick<
-  Session,
-  'closed' | 'authorized' | 'lineBytesMax' | 'connection' | 'proven'
->;
+type Used = 'closed' | 'authorized' | 'lineBytesMax' | 'connection' | 'proven' | 'heldCount';
+type FakeSession = { -readonly [Key in Used]: Session[Key] };
 
 /** Answers every request with true; authorize raises the line limit; what is not JSON closes. */
 export class FakeGateway {
@@ -57,6 +55,7 @@ export class FakeGateway {
       closed: false,
       authorized: false,
       proven: false,
+      heldCount: 0,
       lineBytesMax: 2_048,
     };
     this.sessions.push(session);

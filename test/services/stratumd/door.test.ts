@@ -270,6 +270,23 @@ describe('the life of the door', () => {
     assert.equal(rig.gateway.closedCount, 1);
   });
 
+  it('waits for held answers before it closes', async () => {
+    const rig = await openRig();
+    const client = await Client.open(rig.port);
+    client.send(REQUEST);
+    await client.lines(1);
+    const session = rig.gateway.sessions[0]!;
+    session.heldCount = 1;
+    const stopped = rig.door.stop({ flushMs: 1_000 });
+    setTimeout(() => {
+      session.connection.write('the answer\n');
+      session.heldCount = 0;
+    }, 40);
+    await stopped;
+    await client.ended;
+    assert.match(client.text, /the answer\n$/);
+  });
+
   it('queues TLS handshakes above the limit and finishes all of them', async () => {
     const rig = await openRig({ limits: { handshakesMax: 2 } });
     const clients = await Promise.all(
