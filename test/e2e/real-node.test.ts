@@ -1,5 +1,5 @@
 /**
- * Job manager and block lane against real full nodes on regtest: Bitcoin Core (`BITCOIND` or `bitcoind` in the PATH) and btcd (`BTCD`
+ * Job manager and block lane against our own development chain, always, and against real full nodes on regtest: Bitcoin Core (`BITCOIND` or `bitcoind` in the PATH) and btcd (`BTCD`
  * or `btcd`). A node that is not found is named in the output; nothing is downloaded.
  */
 import assert from 'node:assert/strict';
@@ -26,6 +26,7 @@ import { assembleBlockHeader, buildJobCoinbase, type Job } from '../../src/core/
 import type { BlockCandidate, BlockOutcome } from '../../src/messages/block.ts';
 import { decodeBlockOutcome, decodeJob } from '../../src/messages/codec.ts';
 import { startBlockLane } from '../../src/services/blocksubmit/lane.ts';
+import { startDevnet } from '../../src/services/devnet/devnet.ts';
 import { startJobmanager } from '../../src/services/jobmanager/jobmanager.ts';
 import { createMemoryLog, until } from '../tools/waiting.ts';
 
@@ -311,6 +312,36 @@ async function mineThrough(
 describe('real nodes', () => {
   const core = findProgram('BITCOIND', 'bitcoind');
   const btcd = findProgram('BTCD', 'btcd');
+
+  it('the development chain takes our blocks, full of transactions', async () => {
+    const devnet = await startDevnet(
+      { clock: { nowMs: () => Date.now() }, log: createMemoryLog() },
+      {
+        rpcPort: 0,
+        zmqPort: 0,
+        user: 'user',
+        password: 'word',
+        initialBlocks: 103,
+        transactionsPerBlock: 5,
+        seed: 'real-node',
+      },
+    );
+    const address = {
+      name: 'devnet',
+      url: devnet.rpcUrl,
+      user: devnet.user,
+      password: devnet.password,
+      zmqAddresses: devnet.zmqAddress === null ? [] : [devnet.zmqAddress],
+    };
+    try {
+      await mineThrough(
+        { address, stop: async () => {} },
+        { blocks: 2 * CONFIRMATIONS, spends: 0 },
+      );
+    } finally {
+      await devnet.stop();
+    }
+  });
 
   it(`Bitcoin Core takes our blocks${core === null ? ' (NOT FOUND: set BITCOIND to its path)' : ''}`, async () => {
     if (core === null) {
