@@ -130,7 +130,10 @@ export type GatewayMetrics = {
   workAccepted: number;
   /** By reason; every reason of REJECT_REASONS is a key from the start. */
   sharesRejected: Map<RejectReason, number>;
+  /** Handed to the block lane. */
   blocksFound: number;
+  /** On a network as easy as regtest only: winning headers beyond what a node can use. */
+  toyBlocksHeldBack: number;
   jobsReceived: number;
   /** No valid coinbase could be built for them. */
   jobsRefused: number;
@@ -168,6 +171,7 @@ export function createGatewayMetrics(): GatewayMetrics {
     workAccepted: 0,
     sharesRejected: new Map(REJECT_REASONS.map((reason) => [reason, 0])),
     blocksFound: 0,
+    toyBlocksHeldBack: 0,
     jobsReceived: 0,
     jobsRefused: 0,
     jobVariants: 0,

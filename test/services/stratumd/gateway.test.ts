@@ -444,6 +444,28 @@ test('P03: difficulty never stands above the network, and a block is worth a blo
   assert.ok(rig.journal.appended[0]!.difficulty <= difficultyOfTarget(job.networkTarget));
 });
 
+test('on a toy network a flood of blocks does not drown the lane, and every tip has its first ones', () => {
+  const rig = createRig();
+  const { client, job } = easy(rig);
+  for (let n = 0; n < 100; n += 1) client.submit(mine(client, job, { block: true }));
+  assert.equal(rig.blocks.length, 16);
+  assert.equal(rig.metrics.toyBlocksHeldBack, 84);
+  const next = createJob({ bits: EASY_BITS, previousHash: TIP(60) });
+  rig.setJob(next);
+  client.submit(mine(client, next, { block: true }));
+  assert.equal(rig.blocks.length, 17);
+});
+
+test('on a real network every winning header goes to the lane', () => {
+  const hard = createJob({ networkTarget: targetOfDifficulty(2 ** -13), bits: 0x1f000fff });
+  const rig = createRig({ port: { startDifficulty: 2 ** -24 } });
+  rig.setJob(hard);
+  const client = started(rig);
+  const share = mine(client, hard, { block: true });
+  for (let n = 0; n < 40; n += 1) client.submit(share);
+  assert.equal(rig.blocks.length, 40, 'also the duplicates: the node knows best');
+});
+
 test('jobs of the third last tip are gone, those of the last three are whole', () => {
   const rig = createRig({ options: { limits: { ...SESSION_LIMITS, jobsMin: 1 } } });
   const jobs = [1, 2, 3, 4].map((n) => createJob({ bits: EASY_BITS, previousHash: TIP(n) }));
