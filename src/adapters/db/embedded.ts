@@ -468,7 +468,7 @@ function checkVersion(cluster: string, major: string): void {
   const found = fs.readFileSync(join(cluster, 'PG_VERSION'), 'utf8').trim();
   if (found === major) return;
   throw new EmbeddedPostgresError(
-    `${cluster} was written by PostgreSQL ${found}, this is ${major}: see docs/operating.md, "upgrading the database"`,
+    `${cluster} was written by PostgreSQL ${found}, this is ${major}: dump it with a server of version ${found} and load it into a new data directory`,
   );
 }
 

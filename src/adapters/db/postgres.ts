@@ -18,10 +18,12 @@ export type PostgresOptions = {
   firstConnectTimeoutMs?: number;
   /** Shown in pg_stat_activity. */
   name?: string;
-} & (
+} & PostgresAddress;
+
+/** A URL, or a server's socket on this machine. */
+export type PostgresAddress =
   | { connectionString: string }
-  | { socketDirectory: string; port: number; user: string; database: string }
-);
+  | { socketDirectory: string; port: number; user: string; database: string };
 
 const CONNECTIONS_MAX = 6;
 const CONNECT_TIMEOUT_MS = 2_000;

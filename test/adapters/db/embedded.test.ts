@@ -1,6 +1,14 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -126,7 +134,7 @@ test('the server: private, checksummed, not root, durable over kill −9 of ever
     assert.ok(!existsSync(second.connection.socketDirectory));
     assert.ok(!existsSync(join(directory, 'postgres/cluster/postmaster.pid')));
 
-    // Third life: only the parent is killed; the next start takes over, whether or not the watchdog was faster.
+    // Third life: only the parent is killed; the next start takes over at once, whether or not the watchdog was faster.
     const third = await startChild(directory);
     const orphan = postmasterPid(directory);
     third.child.kill('SIGKILL');
@@ -138,29 +146,22 @@ test('the server: private, checksummed, not root, durable over kill −9 of ever
     await rows.stop();
     await last.stop();
     assert.equal(orphanAlive, false);
-  }));
 
-test('a server whose parent was killed ends by itself', () =>
-  withDirectory(async (directory) => {
-    const { child, gone } = await startChild(directory);
-    const server = postmasterPid(directory);
-    child.kill('SIGKILL');
-    await gone;
-    await until(() => !isAlive(server), 'the orphan ends');
-  }));
+    // Fourth life: with nobody to take over, the orphan ends by itself.
+    const fourth = await startChild(directory);
+    const lonely = postmasterPid(directory);
+    fourth.child.kill('SIGKILL');
+    await fourth.gone;
+    await until(() => !isAlive(lonely), 'the orphan ends');
 
-test('a cluster of another version, and a directory that is none, are refused in plain words', () =>
-  withDirectory(async (directory) => {
-    const log = createSilentLog();
-    const server = await startEmbeddedPostgres({ dataDir: directory, log });
-    await server.stop();
-    const { writeFileSync } = await import('node:fs');
-    writeFileSync(join(directory, 'postgres/cluster/PG_VERSION'), '12\n');
+    // A cluster of another version, and a directory that is none, are refused in plain words.
+    const version = join(directory, 'postgres/cluster/PG_VERSION');
+    writeFileSync(version, '12\n');
     await assert.rejects(
       startEmbeddedPostgres({ dataDir: directory, log }),
       (error) => error instanceof EmbeddedPostgresError && /PostgreSQL 12/.test(error.message),
     );
-    rmSync(join(directory, 'postgres/cluster/PG_VERSION'));
+    rmSync(version);
     await assert.rejects(
       startEmbeddedPostgres({ dataDir: directory, log }),
       (error) => error instanceof EmbeddedPostgresError && /is not empty/.test(error.message),
