@@ -285,7 +285,12 @@ export function recordSight(
 /** The tip has moved: look soon, but not more often than `lookMs`. */
 export function hurryLooks(block: BlockProgress, nowMs: number, limits: Limits): void {
   for (const standing of block.nodes.values()) {
-    if (standing.sight !== null)
+    const { sight } = standing;
+    // What is deep in the chain, or under another that is, has time.
+    const settled =
+      standing.orphanSightings > 2 ||
+      (sight?.kind === 'main' && sight.confirmations >= DEEP_CONFIRMATIONS);
+    if (sight !== null && !settled)
       standing.lookDueAtMs = Math.min(standing.lookDueAtMs, nowMs + limits.lookMs);
   }
 }

@@ -109,7 +109,7 @@ const DISK_PATIENCE_MS = 15;
 const SYNC_PATIENCE_MS = 8;
 const SHELF_BYTES_MAX = 256 * 1024 * 1024;
 const WARM_MS = 5000;
-/** Beyond this the oldest blocks safely in the chain are left to the next start; their records stay on disk. */
+/** Beyond this the oldest blocks that a node has are left to the next start; their records stay on disk. */
 const WATCHED_MAX = 4096;
 /** Candidates whose template has not come yet. */
 const WAITING_MAX = 256;
@@ -320,11 +320,11 @@ export async function startBlockLane(
     return block;
   }
 
-  /** Keeps the number of watched blocks bounded: the oldest that are in the chain wait on disk for the next start. */
+  /** Keeps the number of watched blocks bounded: the oldest that a node has wait on disk for the next start. */
   function park(): void {
     if (watched.size <= WATCHED_MAX) return;
     for (const block of watched.values()) {
-      if (block.progress.state !== 'accepted' || !block.onDisk) continue;
+      if (!isDelivered(block.progress) || !block.onDisk) continue;
       if (block.timer !== null) clearTimeout(block.timer);
       watched.delete(block.hash);
       rememberFinished(block.hash);
@@ -346,8 +346,8 @@ export async function startBlockLane(
       })
       .finally(() => {
         block.saving = false;
-        if (block.saveAgain) save(block);
-        else if (block.retired) track(retire(block));
+        if (block.retired) track(retire(block));
+        else if (block.saveAgain) save(block);
       });
     const whole = Promise.all([writing.settled, recorded]).then(
       () => {
@@ -625,7 +625,10 @@ export async function startBlockLane(
     const rivalSeenAtMs = rival === null ? undefined : tipsSeen.get(rival);
     const oursFirst =
       block.foundAtMs !== null &&
-      taken &&
+      rival !== null &&
+      // Two of ours at one height: either will do, and asking for both would make the node swing.
+      !watched.has(rival) &&
+      !finished.has(rival) &&
       (rivalSeenAtMs === undefined || rivalSeenAtMs > block.foundAtMs);
     return { kind: 'side', tipHeight, synced, taken, oursFirst };
   }

@@ -56,6 +56,8 @@ export type JobmanagerOptions = {
   degradedMs?: number;
   stoppedMs?: number;
   disagreeMs?: number;
+  /** How often all of these times are looked at. */
+  tickMs?: number;
 };
 
 export type JobmanagerStatus = {
@@ -217,6 +219,22 @@ export async function startJobmanager(
   }
 
   function takeTemplate(source: Source, result: unknown, how: 'asked' | 'long-poll'): void {
+    try {
+      readTemplate(source, result, how);
+    } catch (error) {
+      // Decoder and builder are total; should one throw all the same, the last good job stands.
+      failedToBuild(error);
+    }
+  }
+
+  function failedToBuild(error: unknown): void {
+    meter.count('job_builder_failures');
+    log.error('a job could not be built; the last one stands', {
+      reason: error instanceof Error ? error.message : 'unknown',
+    });
+  }
+
+  function readTemplate(source: Source, result: unknown, how: 'asked' | 'long-poll'): void {
     const name = source.watch.view.name;
     fault('job.afterTemplate');
     const decoded = decodeTemplate(result, options.network, { verifyTransactions: false });
@@ -250,13 +268,7 @@ export async function startJobmanager(
     };
     desk
       .offer(template, source.watch.rpc, verify)
-      .catch((error: unknown) => {
-        // The builder is total; should it throw all the same, the last good job stands.
-        meter.count('job_builder_failures');
-        log.error('a job could not be built; the last one stands', {
-          reason: error instanceof Error ? error.message : 'unknown',
-        });
-      })
+      .catch(failedToBuild)
       .finally(() => tellStatus());
   }
 
@@ -420,7 +432,7 @@ export async function startJobmanager(
     });
   }
   for (const { watch } of sources.values()) watch.poll();
-  const timer = setInterval(tick, TICK_MS);
+  const timer = setInterval(tick, options.tickMs ?? TICK_MS);
 
   return {
     status,

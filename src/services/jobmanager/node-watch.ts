@@ -178,6 +178,11 @@ export function watchNode(
         again = false;
         await pollOnce();
       } while (again && !stopped);
+    } catch (error) {
+      // Nothing in there throws by design; the watch goes on with the next tick.
+      log.error('looking at the node failed', {
+        reason: error instanceof Error ? error.message : 'unknown',
+      });
     } finally {
       polling = false;
     }

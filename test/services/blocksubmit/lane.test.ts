@@ -9,7 +9,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, it } from 'node:test';
-import { MessageChannel } from 'node:worker_threads';
+import { MessageChannel, Worker } from 'node:worker_threads';
 import { createMemoryBus, type MemoryBus } from '../../../src/adapters/bus/memory.ts';
 import { createDisk } from '../../../src/adapters/disk.ts';
 import { createRpc } from '../../../src/adapters/node/rpc.ts';
@@ -40,6 +40,7 @@ import {
   fatTransactions,
   startFakeNode,
 } from '../../tools/fake-node.ts';
+import type { StalledMainData } from '../../tools/stalled-main.ts';
 import { createMemoryLog, until } from '../../tools/waiting.ts';
 
 const closers: (() => Promise<void> | void)[] = [];
@@ -403,6 +404,20 @@ describe('reorganisations', () => {
     assert.equal(node.isInBestChain(rival.hash), false);
   });
 
+  it('two of ours at one height: both are followed, neither is preferred', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const [first, second] = [makeBlock(node), makeBlock(node)];
+    await world.shelve(first.template);
+    await world.shelve(second.template);
+    await world.lane.submit(first.candidate);
+    await until('accepted', () => world.statesOf(first.hash).at(-1) === 'accepted');
+    await world.lane.submit(second.candidate);
+    await until('side', () => world.statesOf(second.hash).at(-1) === 'side');
+    assert.equal(world.statesOf(first.hash).at(-1), 'accepted');
+    assert.equal(node.callsOf('preciousblock').length, 0);
+  });
+
   it('a race that we joined late is not contested', async () => {
     const node = await createNode();
     const world = await start([node], await createDirectory());
@@ -615,5 +630,40 @@ describe('a disk in trouble', () => {
     world.bus.publish = publish;
     await until('told', () => world.statesOf(block.hash).includes('accepted'));
     assert.equal(world.candidates.length, 1);
+  });
+});
+
+describe('a main thread that stands still', () => {
+  it('does not hold up a block that it has handed over', async () => {
+    const directory = await createDirectory();
+    const submits = new SharedArrayBuffer(4);
+    const spawn = (workerData: StalledMainData): Promise<[Worker, unknown]> => {
+      const worker = new Worker(new URL('../../tools/stalled-main.ts', import.meta.url), {
+        workerData,
+      });
+      closers.push(async () => void (await worker.terminate()));
+      return new Promise((resolve, reject) => {
+        worker.once('message', (said: unknown) => resolve([worker, said]));
+        worker.once('error', reject);
+      });
+    };
+    const [, url] = await spawn({ kind: 'node', submits });
+    const block = makeBlock(await createNode());
+    const [lane] = await spawn({
+      kind: 'lane',
+      url: String(url),
+      dataDir: directory,
+      template: block.template,
+    });
+    const client = createLaneClient({ log: createMemoryLog() });
+    const { port1, port2 } = new MessageChannel();
+    closers.push(() => port1.close());
+    lane.postMessage(port2, [port2]);
+    client.attach(port1);
+    client.submit(block.candidate);
+    // From here on this thread runs nothing at all until the node has been asked.
+    const woken = Atomics.wait(new Int32Array(submits), 0, 0, 4000);
+    assert.notEqual(woken, 'timed-out');
+    assert.equal(new Int32Array(submits)[0], 1);
   });
 });

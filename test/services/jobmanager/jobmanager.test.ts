@@ -103,6 +103,7 @@ async function start(nodes: FakeNode[], options: Partial<JobmanagerOptions> = {}
       poolTag: '/test/',
       outputsForProposal: [],
       pollMs: 50,
+      tickMs: 10,
       lookMs: 100,
       pollTimeoutMs: 200,
       proposalTimeoutMs: 500,
