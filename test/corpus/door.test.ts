@@ -100,7 +100,7 @@ async function runFraming(entry: FramingEntry, pool: Pool): Promise<void> {
       );
   }
   if (expect.end === 'closed') {
-    assert.ok(await eventually(() => counters.connections === 0, 4_000), 'still open');
+    assert.ok(await eventually(() => counters.connections === 0), 'still open');
     assert.ok(await eventually(() => client.end !== null || client.socket.isPaused()));
   } else {
     assert.equal(client.end, null);

@@ -65,16 +65,25 @@ function isInRange(address: Uint8Array, range: IpRange): boolean {
 }
 
 function decodeIpv4(text: string): Uint8Array | null {
-  const parts = text.split('.');
-  if (parts.length !== 4) return null;
+  if (text.length > 15) return null;
   const bytes = new Uint8Array(4);
-  for (let at = 0; at < 4; at++) {
-    const part = parts[at]!;
-    if (!/^(0|[1-9]\d{0,2})$/.test(part)) return null;
-    const value = Number(part);
-    if (value > 255) return null;
-    bytes[at] = value;
+  let part = 0;
+  let value = -1;
+  for (let at = 0; at < text.length; at++) {
+    const digit = text.charCodeAt(at) - 48;
+    if (digit === -2) {
+      if (value < 0 || part === 3) return null;
+      bytes[part++] = value;
+      value = -1;
+    } else {
+      // A zero in front of a digit is octal to some parsers: refused.
+      if (digit < 0 || digit > 9 || value === 0) return null;
+      value = value < 0 ? digit : 10 * value + digit;
+      if (value > 255) return null;
+    }
   }
+  if (part !== 3 || value < 0) return null;
+  bytes[3] = value;
   return bytes;
 }
 

@@ -183,7 +183,7 @@ export class Client {
   }
 
   /** Waits until what came satisfies the test, the server hung up, or the deadline passes. */
-  async until(test: (text: string) => boolean, deadlineMs = 3_000): Promise<boolean> {
+  async until(test: (text: string) => boolean, deadlineMs = 10_000): Promise<boolean> {
     const atMs = Date.now() + deadlineMs;
     while (!test(this.text) && this.end === null && Date.now() < atMs) {
       await new Promise<void>((resolve) => {
@@ -207,8 +207,8 @@ export class Client {
   }
 }
 
-/** Lets the event loop turn until the test holds or two seconds have gone by. */
-export async function eventually(test: () => boolean, deadlineMs = 2_000): Promise<boolean> {
+/** Lets the event loop turn until the test holds or the deadline has passed. */
+export async function eventually(test: () => boolean, deadlineMs = 10_000): Promise<boolean> {
   const atMs = Date.now() + deadlineMs;
   while (!test() && Date.now() < atMs) await new Promise((resolve) => setTimeout(resolve, 5));
   return test();
