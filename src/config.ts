@@ -132,11 +132,8 @@ const FOREIGN = new Set(['LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES']);
 /** What the Stratum server document’s example file says. */
 const EXAMPLE_ADDRESS = 'your-pool-address-here';
 
-type Source = {
-  text: string | null;
-  fields: Fields[] | null;
-  where: string;
-};
+/** Where a setting's value came from, and the value; the default's where what was written is faulty. */
+type Source = { where: string; value: unknown };
 
 /** Reads and checks the whole configuration. Never throws. */
 export function readConfig(sources: ConfigSources): ConfigAnswer {
@@ -149,10 +146,13 @@ export function readConfig(sources: ConfigSources): ConfigAnswer {
   if (usage.length > 0) return { ok: false, errors: usage, warnings, exitCode: 2 };
   gatherFile(sources, flags.config, found, errors, warnings);
   gatherEnvironment(sources.env, found, errors, warnings);
-  for (const [name, text] of flags.values) {
-    found.set(name, { text, fields: null, where: flagOf(SETTINGS[name]) });
-  }
-  const values = parseAll(found, errors);
+  for (const [name, text] of flags.values) take(found, name, flagOf(SETTINGS[name]), text, errors);
+  const values = Object.fromEntries(
+    entriesOfSettings().map(([name, setting]) => [
+      name,
+      found.has(name) ? found.get(name)!.value : defaultOf(setting),
+    ]),
+  ) as Values;
   const config = combine({ sources, values, found, errors, warnings });
   if (errors.length > 0 || config === null) {
     return { ok: false, errors: [...new Set(errors)], warnings, exitCode: 78 };
@@ -293,11 +293,15 @@ function gatherFile(
     holdsSecret ||= setting.secret === true;
     if (written.kind === 'list') {
       holdsSecret ||= setting.kind.entry !== undefined && hasSecretField(setting.kind, written);
-      const fields = readList(setting, written, where, errors);
-      if (fields !== null) found.set(name, { ...fields, where });
-    } else {
-      found.set(name, { text: written.text, fields: null, where });
-    }
+      const form = setting.kind.entry;
+      if (form === undefined)
+        take(found, name, where, (written.entries as string[]).join(','), errors);
+      else
+        found.set(name, {
+          where,
+          value: readRecords(setting, form, written.entries, where, errors),
+        });
+    } else take(found, name, where, written.text, errors);
   }
   if (holdsSecret && read.othersMayRead) {
     warnings.push(
@@ -314,26 +318,25 @@ function hasSecretField(kind: Kind<unknown>, written: Extract<Written, { kind: '
   );
 }
 
-/** A YAML list: of maps for records, else of plain values that are read as if separated by commas. */
-function readList(
+/** A YAML list of maps, or of entries in the one-line form. */
+function readRecords(
   setting: Setting<unknown>,
-  written: Extract<Written, { kind: 'list' }>,
+  form: RecordForm,
+  entries: Extract<Written, { kind: 'list' }>['entries'],
   where: string,
   errors: string[],
-): { text: string | null; fields: Fields[] | null } | null {
-  const form = setting.kind.entry;
-  if (form === undefined) {
-    return { text: (written.entries as string[]).join(','), fields: null };
-  }
+): Fields[] {
   const fields: Fields[] = [];
-  for (const [at, entry] of written.entries.entries()) {
+  for (const [at, entry] of entries.entries()) {
     const parsed = typeof entry === 'string' ? setting.kind.parse(entry) : parseFields(form, entry);
     if (!parsed.ok) errors.push(`${where}: entry ${at + 1}: ${parsed.reason}.`);
-    else if (typeof entry === 'string') fields.push(...(parsed.value as Fields[]));
-    else fields.push(parsed.value as Fields);
+    else
+      fields.push(
+        ...(Array.isArray(parsed.value) ? (parsed.value as Fields[]) : [parsed.value as Fields]),
+      );
   }
   if (fields.length > 64) errors.push(`${where} lists more than 64 entries.`);
-  return { text: null, fields };
+  return fields;
 }
 
 function judgeUnknownKey(
@@ -385,7 +388,7 @@ function gatherEnvironment(
       errors.push(`${other} and ${variable} are two names of one setting and differ.`);
     }
     givenBy.set(name, variable);
-    found.set(name, { text: value, fields: null, where: variable });
+    take(found, name, variable, value, errors);
   }
 }
 
@@ -449,34 +452,37 @@ function distance(a: string, b: string): number {
 
 // ── Values ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Each setting on its own. A faulty one is reported and takes its default, so that the cross checks can go on. */
-function parseAll(found: ReadonlyMap<SettingName, Source>, errors: string[]): Values {
-  const values = new Map<SettingName, unknown>();
-  for (const [name, setting] of entriesOfSettings()) {
-    const fallback = setting.default === null ? null : setting.kind.parse(setting.default);
-    values.set(name, fallback?.ok ? fallback.value : null);
-    const source = found.get(name);
-    if (source === undefined) continue;
-    if (source.fields !== null) {
-      values.set(name, source.fields);
-      continue;
-    }
-    const text = source.text ?? '';
-    const trouble = checkText(text);
-    const parsed =
-      trouble === null ? setting.kind.parse(text) : { ok: false as const, reason: trouble };
-    if (parsed.ok) values.set(name, parsed.value);
-    else
-      errors.push(
-        `${source.where}${setting.secret || text === '' ? '' : ` = ${show(text)}`} ${parsed.reason}.`,
-      );
-  }
-  return Object.fromEntries(values) as Values;
+/** Checks one written value. A faulty one is reported and counts as the default, so that the cross checks can go on. */
+function take(
+  found: Map<SettingName, Source>,
+  name: SettingName,
+  where: string,
+  text: string,
+  errors: string[],
+): void {
+  const setting: Setting<unknown> = SETTINGS[name];
+  const trouble = checkText(text);
+  const parsed =
+    trouble === null ? setting.kind.parse(text) : { ok: false as const, reason: trouble };
+  if (!parsed.ok)
+    errors.push(
+      `${where}${setting.secret || text === '' ? '' : ` = ${show(text)}`} ${parsed.reason}.`,
+    );
+  found.set(name, { where, value: parsed.ok ? parsed.value : defaultOf(setting) });
+}
+
+function defaultOf(setting: Setting<unknown>): unknown {
+  if (setting.default === null) return null;
+  const parsed = setting.kind.parse(setting.default);
+  return parsed.ok ? parsed.value : null;
 }
 
 /** A value that is not secret, cut short and without what stands before an @ (people put passwords there). */
 function show(text: string): string {
-  const clean = text.replace(/[^\x20-\x7e]/g, '?').replace(/[^/;,\s]*@/g, '***@');
+  const clean = text
+    .replace(/[^\x20-\x7e]/g, '?')
+    .replace(/[^/;,\s]*@/g, '***@')
+    .replace(/(password=)[^;,]*/gi, '$1***');
   return `"${clean.length > 64 ? `${clean.slice(0, 64)}…` : clean}"`;
 }
 

@@ -92,7 +92,7 @@ export function decodeSettingsFile(bytes: Uint8Array, recordKeys: ReadonlySet<st
       uniqueKeys: true,
       prettyErrors: false,
       lineCounter: lines,
-      logLevel: 'silent',
+      logLevel: 'error',
       version: '1.2',
     });
   } catch {
@@ -147,7 +147,8 @@ export function decodeSettingsFile(bytes: Uint8Array, recordKeys: ReadonlySet<st
       } else if (pair.value === null) {
         written.set(path, { kind: 'text', text: '', line });
       } else {
-        errors.push(`line ${line}: aliases are not supported`);
+        const isTagged = isScalar(pair.value) && pair.value.tag !== undefined;
+        errors.push(`line ${line}: ${isTagged ? 'tags' : 'aliases'} are not supported`);
       }
     }
   }
