@@ -3,7 +3,7 @@ import { after, it } from 'node:test';
 import { formatSwarmReport, readSwarmArguments } from '../../../src/services/swarm/arguments.ts';
 import { LatencyCounts } from '../../../src/services/swarm/latency.ts';
 import { isLoopback, runSwarm, SWARM_OPTIONS } from '../../../src/services/swarm/swarm.ts';
-import { stopRigs } from '../stratumd/door-rig.ts';
+import { eventually, stopRigs } from '../stratumd/door-rig.ts';
 import { ADDRESS, openPool } from '../stratumd/pool-rig.ts';
 
 after(stopRigs);
@@ -17,7 +17,7 @@ it('submits counted shares flat out, all accepted', async () => {
   const report = await runSwarm({ ...QUICK, port: pool.port, sharesPerSecond: 0, depth: 4 });
   assert.equal(report.working, 20);
   assert.equal(report.rejected, 0, JSON.stringify([...report.rejections]));
-  assert.ok(report.accepted > 100);
+  assert.ok(report.accepted > 20);
   assert.equal(report.unanswered, 0);
   assert.equal(report.accepted, pool.metrics.sharesAccepted);
   assert.match(formatSwarmReport(report), /miners working {6}20 of 20/);
@@ -27,10 +27,13 @@ it('submits counted shares flat out, all accepted', async () => {
 it('grinds real shares at a pace, over TLS, and sees new jobs', async () => {
   const difficulty = { startDifficulty: 2 ** -26, minDifficulty: 2 ** -26, vardiff: false };
   const pool = await openPool({ port: difficulty, limits: FREE });
-  setTimeout(() => pool.newJob(), 150);
-  const report = await runSwarm({ ...QUICK, port: pool.port, tls: true, sharesPerSecond: 200 });
+  const options = { ...QUICK, port: pool.port, tls: true, sharesPerSecond: 200, seconds: 1 };
+  const running = runSwarm(options);
+  await eventually(() => pool.metrics.sharesAccepted > 5);
+  pool.newJob();
+  const report = await running;
   assert.equal(report.rejected, 0, JSON.stringify([...report.rejections]));
-  assert.ok(report.accepted > 40);
+  assert.ok(report.accepted > 5);
   assert.equal(report.notifies.jobs, 1);
   await pool.stop();
 });
