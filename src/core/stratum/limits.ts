@@ -56,6 +56,8 @@ export type SessionLimits = {
   /** Sessions that are gone but may be resumed with their extranonce1. */
   resumableSessionsMax: number;
   resumeTimeMs: number;
+  /** Subscriptions per extranonce lease: one synced write of some milliseconds in so many. */
+  extranonceLeaseSize: number;
   /** Jobs: kept for block assembly for this many tips, but never more than the maximum. */
   tipsKept: number;
   jobsMin: number;
@@ -108,6 +110,7 @@ export const SESSION_LIMITS: SessionLimits = {
   workersMax: 50_000,
   resumableSessionsMax: 20_000,
   resumeTimeMs: 600_000,
+  extranonceLeaseSize: 65_536,
   tipsKept: 3,
   jobsMin: 16,
   jobsMax: 1_024,

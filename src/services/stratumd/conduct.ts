@@ -6,7 +6,7 @@
 import { STRATUM_ERRORS, type StratumErrorName } from '../../core/stratum/errors.ts';
 import { encodeError } from '../../core/stratum/reply.ts';
 import type { RequestId } from '../../core/stratum/request.ts';
-import type { GatewayOptions, GatewayTools } from './options.ts';
+import type { GatewayOptions, GatewayTools, Quirk } from './options.ts';
 import type { Roster } from './roster.ts';
 import type { Session } from './session.ts';
 import type { SessionTime } from './time.ts';
@@ -42,8 +42,8 @@ export class Conduct {
     if (score >= limits.scoreMax) this.close(session, 'too much bad input');
   }
 
-  /** Counts a departure from the rules that is tolerated. The names are a closed list of ours. */
-  quirk(name: string): void {
+  /** Counts a departure from the rules that is tolerated. */
+  quirk(name: Quirk): void {
     const { quirks } = this.#tools.metrics;
     quirks.set(name, (quirks.get(name) ?? 0) + 1);
   }

@@ -74,7 +74,7 @@ export type GatewayTools = {
   lane: { submit(candidate: BlockCandidate): void };
   /** Runs the work in a later turn of the event loop (`setImmediate`). */
   defer(work: () => void): void;
-  /** Writes the number to disk and syncs before it returns; throws when it cannot. Called once per lease, see `roster.ts`. */
+  /** Writes the number to disk and syncs before it returns; throws when it cannot. Called once per lease, `limits.extranonceLeaseSize` subscriptions. */
   persistLease(highWater: number): void;
   /** Unguessable bytes (`node:crypto`), for session ids. */
   randomBytes(count: number): Uint8Array;
@@ -100,6 +100,14 @@ export const REJECT_REASONS = [
   'no-work',
 ] as const;
 export type RejectReason = (typeof REJECT_REASONS)[number];
+
+/** What firmware does that no document allows, and what we let pass. */
+export type Quirk =
+  | 'short-hex'
+  | 'hex-prefix'
+  | 'full-version'
+  | 'few-version-bits'
+  | 'worker-by-account';
 
 /**
  * Plain numbers, bumped in place: an increment costs a nanosecond. `src/metrics.ts` reads them when it is scraped
@@ -141,8 +149,8 @@ export type GatewayMetrics = {
   notifies: number;
   broadcasts: number;
   retargets: number;
-  /** Things the rules tolerate, by name (short-nonce, hex-prefix, full-version …); keys are a closed list in `core/stratum`. */
-  quirks: Map<string, number>;
+  /** Departures from the rules that are tolerated, by name. */
+  quirks: Map<Quirk, number>;
   /** A coinbase over the size the firmware profile can take. */
   oversizedCoinbases: number;
   leasesPersisted: number;

@@ -7,8 +7,6 @@ import type { GatewayOptions, GatewayTools } from './options.ts';
 import type { Session, Terms } from './session.ts';
 import type { SessionTime } from './time.ts';
 
-/** Subscriptions per extranonce lease: one synced write of some milliseconds in so many. */
-const LEASE_SIZE = 65_536;
 const SESSION_ID_BYTES = 8;
 
 /** A session that is gone but may come back with its id. */
@@ -38,7 +36,7 @@ export class Roster {
       prefix: options.instancePrefix,
       prefixBits: options.instancePrefixBits,
       highWater: options.extranonceHighWater,
-      leaseSize: LEASE_SIZE,
+      leaseSize: options.limits.extranonceLeaseSize,
       persistLease: (highWater) => this.#persistLease(highWater),
     });
   }
