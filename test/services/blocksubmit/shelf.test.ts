@@ -62,7 +62,7 @@ describe('template shelf', () => {
           for (const [jobId, hex] of expected) {
             if (shelf.find(jobId) === null) continue;
             assert.equal(shelf.hexOf(jobId)!.toString('latin1'), hex);
-            assert.equal(Buffer.concat(shelf.piecesOf(jobId)!).toString('hex'), hex);
+            assert.equal(Buffer.from(shelf.bodyOf(jobId)!).toString('hex'), hex);
           }
         }
         assert.equal(shelf.evicted, 0);
