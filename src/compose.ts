@@ -10,7 +10,7 @@ import { bridge } from './adapters/bus/bridge.ts';
 import { createMemoryBus, type MemoryBus } from './adapters/bus/memory.ts';
 import { startEmbeddedPostgres } from './adapters/db/embedded.ts';
 import { lockDirectory } from './adapters/db/lock.ts';
-import { connectPostgres } from './adapters/db/postgres.ts';
+import { connectPostgres, type PostgresAddress } from './adapters/db/postgres.ts';
 import { createDisk } from './adapters/disk.ts';
 import { readFileIfAny, replaceFile } from './adapters/files.ts';
 import { openJournal } from './adapters/journal.ts';
@@ -22,16 +22,22 @@ import type { NodeAddress } from './core/node/rpc.ts';
 import { foldInTypescript } from './core/work/fold.ts';
 import type { LogOptions } from './log.ts';
 import { decodeJob } from './messages/codec.ts';
+import { overlook } from './overview.ts';
 import type { Clock, Log } from './ports.ts';
+import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
 import { createLaneClient } from './services/blocksubmit/lane-client.ts';
 import { startMiner } from './services/miner/miner.ts';
+import { startStatus } from './services/status/status.ts';
 import { startDoor } from './services/stratumd/door.ts';
 import { Gateway } from './services/stratumd/gateway.ts';
-import { createGatewayMetrics, type PayoutOptions } from './services/stratumd/options.ts';
-import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
+import {
+  createGatewayMetrics,
+  type PayoutOptions,
+  type PortOptions,
+} from './services/stratumd/options.ts';
 import { type KeptThread, keepThread } from './threads.ts';
 
-export type PoolTools = { clock: Clock; log: Log; logOptions: LogOptions };
+export type PoolTools = { clock: Clock; log: Log; logOptions: LogOptions; version: string };
 
 /** A pool that runs. */
 export type Pool = {
@@ -57,6 +63,7 @@ const EX_CONFIG = 78;
 /** The demo's own miner: about a tenth of a core. */
 const DEMO_HPS = 200_000;
 const DEMO_BLOCKS = 110;
+const DEMO_SHARES_PER_BLOCK = 16;
 const STOP_THREAD_MS = 4_000;
 
 /** Starts everything in one process. Rejects with `StartError` for what the operator must mend. */
@@ -128,17 +135,22 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
         ? await startEmbeddedPostgres({ dataDir: config.database.directory, log })
         : null;
     if (database !== null) started.push({ name: 'database', stop: () => database.stop() });
-    const address =
-      database === null ? { connectionString: config.database.url! } : database.connection;
-    await keep('store', () => ({
-      options: {
-        database: address,
-        journalDirectory: config.journal.directory,
-        committed: journal.committedPosition,
-        payout: chain.payout,
-        poolTag: config.poolTag,
-      },
+    const address: PostgresAddress = database?.connection ?? {
+      connectionString: config.database.url ?? '',
+    };
+    const storeThread = await keep('store', () => ({
+      database: address,
+      journalDirectory: config.journal.directory,
+      committed: journal.committedPosition,
+      audit: { network: config.network, coinbaseTag: config.poolTag, payout: chain.payout },
     }));
+    const db = await connectPostgres({
+      ...address,
+      log,
+      connectionsMax: 2,
+      name: 'headframe status',
+    });
+    started.push({ name: 'status database', stop: () => db.stop() });
 
     const lane = createLaneClient({ log });
     const blockThread = await keep(
@@ -202,7 +214,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
     const door = await startDoor(
       { clock, log, gateway },
       {
-        ports: config.stratum.ports,
+        ports: chain.ports,
         trustedProxies: config.stratum.trustedProxies,
         admission: config.stratum.admission,
         tls: config.stratum.tls,
@@ -232,13 +244,65 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
       );
       started.push({ name: 'miner', stop: () => miner.stop() });
     }
-    void blockThread;
-    void nodeThread;
-    void connectPostgres;
+    const status = await startStatus(
+      overlook({
+        clock,
+        log,
+        version: tools.version,
+        startedAtMs: clock.nowMs(),
+        config,
+        chain,
+        gateway,
+        metrics,
+        journal,
+        door,
+        db,
+        threads: { node: nodeThread.thread, block: blockThread.thread, store: storeThread.thread },
+      }),
+      { api: config.api, metrics: config.metrics },
+    );
+    started.push({ name: 'status', stop: () => status.stop() });
+    log.info('look here', {
+      ...(status.apiPort === null ? {} : { page: `http://127.0.0.1:${status.apiPort}/` }),
+      ...(status.metricsPort === null
+        ? {}
+        : { metrics: `http://127.0.0.1:${status.metricsPort}/metrics` }),
+    });
+
     return { failed, reload: () => door.reloadCertificates(), stop };
   } catch (error) {
     await stop();
     throw error;
+  }
+}
+
+/** For the doctor: starts or reaches the database, answers its version, and leaves everything as it was. */
+export async function tryDatabase(config: Config, log: Log): Promise<string> {
+  const lock = lockDirectory(config.dataDir);
+  if (!lock.ok) throw new Error(`${config.dataDir} is in use by a running pool`);
+  try {
+    const server =
+      config.database.url === null
+        ? await startEmbeddedPostgres({ dataDir: config.database.directory, log })
+        : null;
+    try {
+      const db = await connectPostgres({
+        ...(server?.connection ?? { connectionString: config.database.url ?? '' }),
+        log,
+        connectionsMax: 1,
+        firstConnectTimeoutMs: 5_000,
+      });
+      try {
+        const [row] = await db.query<{ server_version: string }>('SHOW server_version');
+        return `PostgreSQL ${row?.server_version ?? 'of unknown version'}`;
+      } finally {
+        await db.stop();
+      }
+    } finally {
+      await server?.stop();
+    }
+  } finally {
+    lock.release();
   }
 }
 
@@ -253,6 +317,14 @@ async function joinThread(
   await bridge(bus, port, { outgoing: takes, incoming: gives, log, peer: role });
 }
 
+type Chain = {
+  nodes: readonly NodeAddress[];
+  payout: PayoutOptions;
+  /** Who the demo's own miner mines for; empty with a node of the operator's. */
+  address: string;
+  ports: readonly PortOptions[];
+};
+
 /** The configured nodes, or a development chain of our own with an address of its wallet to pay. */
 async function chooseChain(
   config: Config,
@@ -261,16 +333,18 @@ async function chooseChain(
     data: () => Record<string, unknown>,
   ) => Promise<{ facts: unknown }>,
   log: Log,
-): Promise<{ nodes: readonly NodeAddress[]; payout: PayoutOptions; address: string }> {
+): Promise<Chain> {
+  const { ports } = config.stratum;
   if (config.mode === 'node') {
     if (config.payout === null) throw new StartError('POOL_ADDRESS is missing', EX_CONFIG);
     const address = config.payout.mode === 'pool' ? config.payout.address : '';
-    return { nodes: config.nodes, payout: config.payout, address };
+    return { nodes: config.nodes, payout: config.payout, address, ports };
   }
   log.info('no node is configured: starting a development chain and a small miner of our own', {
     hint: 'set BITCOIN_RPC_HOST and POOL_ADDRESS to mine on your own node',
   });
   const addressPath = join(config.dataDir, 'pool-address');
+  const hashesPerBlock = (DEMO_HPS * config.devnet.blockTimeMs) / 1000;
   const { facts } = await keep('devnet', () => ({
     address: readFileIfAny(addressPath)?.trim() ?? null,
     options: {
@@ -280,25 +354,33 @@ async function chooseChain(
       user: 'headframe',
       password: randomBytes(16).toString('hex'),
       initialBlocks: DEMO_BLOCKS,
-      bits: encodeBits(2n ** 256n / BigInt(Math.round((DEMO_HPS * config.devnet.blockTimeMs) / 1000))),
+      bits: encodeBits(2n ** 256n / BigInt(Math.round(hashesPerBlock))),
       transactionsPerBlock: 20,
     },
   }));
   const { node, address } = facts as DevnetFacts;
   replaceFile(addressPath, `${address}\n`);
   const decoded = decodeAddress(address, 'regtest');
-  if (!decoded.ok) throw new Error(`the development chain gave an address that is none: ${address}`);
+  if (!decoded.ok)
+    throw new Error(`the development chain gave an address that is none: ${address}`);
   return {
     nodes: [node],
     payout: config.payout ?? { mode: 'pool', script: decoded.script, address },
     address,
+    // Some shares for every block, so that there is something to see.
+    ports: ports.map((port) => ({
+      ...port,
+      minDifficulty: Math.min(port.minDifficulty, hashesPerBlock / 2 ** 32 / DEMO_SHARES_PER_BLOCK),
+    })),
   };
 }
 
 function outputsForProposal(payout: PayoutOptions): { script: Uint8Array; ppm: number }[] {
   if (payout.mode === 'pool') return [{ script: payout.script, ppm: 1_000_000 }];
   // A fee output stands second; who finds the block takes what is left of it.
-  return payout.fee === null ? [] : [{ script: new Uint8Array([0x00, 0x14, ...new Uint8Array(20)]), ppm: 1_000_000 }, payout.fee];
+  return payout.fee === null
+    ? []
+    : [{ script: new Uint8Array([0x00, 0x14, ...new Uint8Array(20)]), ppm: 1_000_000 }, payout.fee];
 }
 
 function readLease(path: string): number {

@@ -5,13 +5,15 @@
 import fs from 'node:fs';
 import { parseArgs } from 'node:util';
 import packageJson from '../package.json' with { type: 'json' };
-import { StartError, startPool } from './compose.ts';
-import { type Config, type ConfigAnswer, readConfig } from './config.ts';
+import { createRpc } from './adapters/node/rpc.ts';
+import { StartError, startPool, tryDatabase } from './compose.ts';
 import { readCommand } from './config/command.ts';
 import { readLocalFile } from './config/file.ts';
+import { type Config, type ConfigAnswer, readConfig } from './config.ts';
 import { createLog, type LogOptions, type OpenLog } from './log.ts';
 import type { Clock } from './ports.ts';
 import { startDevnet } from './services/devnet/devnet.ts';
+import { runDoctor } from './services/doctor/doctor.ts';
 import { startMiner } from './services/miner/miner.ts';
 import { formatSwarmReport, readSwarmArguments, SWARM_USAGE } from './services/swarm/arguments.ts';
 import { runSwarm } from './services/swarm/swarm.ts';
@@ -51,9 +53,13 @@ async function start(argv: readonly string[]): Promise<void> {
   const log = createLog(logOptions);
   for (const warning of warnings) log.warn(warning);
   catchTheUncaught(log);
-  log.info('headframe starts', { version: packageJson.version, node: process.version, network: config.network });
+  log.info('headframe starts', {
+    version: packageJson.version,
+    node: process.version,
+    network: config.network,
+  });
   try {
-    const pool = await startPool({ clock, log, logOptions }, config);
+    const pool = await startPool({ clock, log, logOptions, version: packageJson.version }, config);
     const stopped = untilSignal(log, (signal) => {
       if (signal === 'SIGHUP') void pool.reload();
     });
@@ -72,9 +78,17 @@ async function start(argv: readonly string[]): Promise<void> {
 
 async function doctor(argv: readonly string[]): Promise<void> {
   const answer = configure(argv);
-  const { runDoctor } = await import('./services/doctor/doctor.ts');
-  void answer;
-  void runDoctor;
+  const silent = createLog({ level: 'error', format: 'text', destination: 2 });
+  process.exitCode = await runDoctor(
+    {
+      clock,
+      openRpc: (address, purpose) => createRpc({ ...address, ...purpose, log: silent }),
+      print: (line) => print(`${line}\n`),
+      tryDatabase: () => (answer.ok ? tryDatabase(answer.config, silent) : Promise.resolve('')),
+      openFilesMax: openFilesMax(),
+    },
+    answer,
+  );
 }
 
 async function devnet(argv: readonly string[]): Promise<void> {
@@ -108,7 +122,11 @@ async function devnet(argv: readonly string[]): Promise<void> {
         blockIntervalMs: intervalMs > 0 ? intervalMs : null,
       },
     );
-    log.info('the development chain runs', { rpc: chain.rpcUrl, zmq: chain.zmqAddress, network: 'regtest' });
+    log.info('the development chain runs', {
+      rpc: chain.rpcUrl,
+      zmq: chain.zmqAddress,
+      network: 'regtest',
+    });
     await untilSignal(log);
     await chain.stop();
     end(log, 0);
@@ -217,7 +235,12 @@ function readFlags<Name extends string>(
         { type: 'string', default: value } as const,
       ]),
     );
-    const { values } = parseArgs({ args: [...argv], options, strict: true, allowPositionals: false });
+    const { values } = parseArgs({
+      args: [...argv],
+      options,
+      strict: true,
+      allowPositionals: false,
+    });
     const bad = Object.entries<string>(defaults).filter(
       ([name, value]) => /^\d+$/.test(value) && !/^\d+(\.\d+)?$/.test(String(values[name])),
     );
@@ -230,7 +253,10 @@ function readFlags<Name extends string>(
 }
 
 /** Resolves at SIGTERM or SIGINT; a second one ends the process at once. */
-function untilSignal(log: OpenLog, onOther?: (signal: string) => void): Promise<{ signal: string }> {
+function untilSignal(
+  log: OpenLog,
+  onOther?: (signal: string) => void,
+): Promise<{ signal: string }> {
   return new Promise((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       let seen = false;

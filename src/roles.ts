@@ -1,17 +1,26 @@
 /**
  * The worker threads of the single process: what each is handed, and which topics it takes from the main thread's bus and gives to it.
  */
+
+import type { PostgresAddress } from './adapters/db/postgres.ts';
 import type { Network } from './core/bitcoin/network.ts';
 import type { NodeAddress } from './core/node/rpc.ts';
 import type { LogOptions } from './log.ts';
 import type { DevnetOptions } from './services/devnet/devnet.ts';
 import type { JobmanagerOptions } from './services/jobmanager/jobmanager.ts';
-import type { StoreOptions } from './store-thread.ts';
+import type { AuditOptions } from './services/shareproc/audit.ts';
 
 export type ThreadData = { log: LogOptions } & (
   | { role: 'node'; options: JobmanagerOptions; dataDir: string }
   | { role: 'block'; nodes: readonly NodeAddress[]; network: Network; dataDir: string }
-  | { role: 'store'; options: StoreOptions }
+  | {
+      role: 'store';
+      database: PostgresAddress;
+      journalDirectory: string;
+      /** The journal's committed and shipped position. */
+      committed: SharedArrayBuffer;
+      audit: AuditOptions;
+    }
   | { role: 'devnet'; options: DevnetOptions; address: string | null }
 );
 
@@ -24,4 +33,7 @@ export const THREAD_TOPICS = {
   block: { takes: ['mining.templates'], gives: ['block.candidates', 'block.outcome'] },
   store: { takes: ['mining.jobs', 'block.candidates', 'block.outcome'], gives: [] },
   devnet: { takes: [], gives: [] },
-} as const satisfies Record<ThreadData['role'], { takes: readonly string[]; gives: readonly string[] }>;
+} as const satisfies Record<
+  ThreadData['role'],
+  { takes: readonly string[]; gives: readonly string[] }
+>;

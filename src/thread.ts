@@ -6,18 +6,26 @@ import { join } from 'node:path';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { bridge } from './adapters/bus/bridge.ts';
 import { createMemoryBus, type MemoryBus } from './adapters/bus/memory.ts';
+import { readMigrations } from './adapters/db/migrations.ts';
+import { connectPostgres } from './adapters/db/postgres.ts';
 import { createDisk } from './adapters/disk.ts';
 import { readFileIfAny, replaceFile } from './adapters/files.ts';
+import { openJournalReader } from './adapters/journal.ts';
 import { createRpc } from './adapters/node/rpc.ts';
 import { subscribeZmq } from './adapters/node/zmq.ts';
+import { loadAccelerator } from './adapters/pow/sha256d.ts';
 import type { NodeAddress, OpenRpc } from './core/node/rpc.ts';
+import { foldInTypescript } from './core/work/fold.ts';
 import { createLog, type OpenLog } from './log.ts';
+import { createMeter, type Meter } from './meter.ts';
 import type { Clock } from './ports.ts';
+import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
 import { startBlockLane } from './services/blocksubmit/lane.ts';
 import { type Devnet, startDevnet } from './services/devnet/devnet.ts';
 import { startJobmanager } from './services/jobmanager/jobmanager.ts';
-import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
-import { startStore } from './store-thread.ts';
+import { startShareproc } from './services/shareproc/shareproc.ts';
+import { startShipper } from './services/shareproc/shipper.ts';
+import { migrate, SchemaTooNewError } from './store/migrate.ts';
 import type { ThreadHears, ThreadSays } from './threads.ts';
 
 /** What a started role gives back. */
@@ -31,6 +39,9 @@ type Running = {
 
 const FIGURES_MS = 1_000;
 const EX_SOFTWARE = 70;
+const EX_CONFIG = 78;
+/** What the journal holds at the end is shipped within this, or at the next start. */
+const DRAIN_MS = 3_000;
 const WALLET = 'headframe';
 
 const clock: Clock = { nowMs: () => Date.now() };
@@ -41,10 +52,11 @@ async function main(data: ThreadData & { port: MessagePort }): Promise<void> {
   const log = createLog(data.log);
   const says = (message: ThreadSays) => parentPort?.postMessage(message);
   const bus = createMemoryBus({ log });
+  const meter = createMeter();
   try {
-    const running = await startRole(data, { log, bus });
+    const running = await startRole(data, { log, bus, meter });
     const timer = setInterval(() => {
-      says({ kind: 'status', status: running.status?.() ?? null });
+      says({ kind: 'status', status: running.status?.() ?? null, figures: meter.figures() });
     }, FIGURES_MS);
     parentPort?.on('message', (message: ThreadHears) => {
       if (message.kind === 'port') running.onPort?.(message.name, message.port);
@@ -57,7 +69,8 @@ async function main(data: ThreadData & { port: MessagePort }): Promise<void> {
   } catch (error) {
     const { exitCode } = error as { exitCode?: number };
     const reason = error instanceof Error ? error.message : String(error);
-    if (exitCode === undefined) log.error('a thread could not start', { thread: data.role, reason });
+    if (exitCode === undefined)
+      log.error('a thread could not start', { thread: data.role, reason });
     says({ kind: 'refused', reason, exitCode: exitCode ?? EX_SOFTWARE });
   }
 }
@@ -74,9 +87,9 @@ async function stop(running: Running, log: OpenLog): Promise<void> {
 
 async function startRole(
   data: ThreadData & { port: MessagePort },
-  tools: { log: OpenLog; bus: MemoryBus },
+  tools: { log: OpenLog; bus: MemoryBus; meter: Meter },
 ): Promise<Running> {
-  const { log, bus } = tools;
+  const { log, bus, meter } = tools;
   const { takes, gives } = THREAD_TOPICS[data.role];
   const joinMain = () =>
     bridge(bus, data.port, { incoming: takes, outgoing: gives, log, peer: 'main' });
@@ -90,6 +103,7 @@ async function startRole(
           clock,
           log,
           bus,
+          meter,
           openRpc: openRpcWith(log),
           openHints: (address, onHint) => subscribeZmq({ log }, address, onHint),
           mark: {
@@ -103,7 +117,7 @@ async function startRole(
     }
     case 'block': {
       const lane = await startBlockLane(
-        { clock, log, bus, disk: createDisk(), openRpc: openRpcWith(log) },
+        { clock, log, bus, meter, disk: createDisk(), openRpc: openRpcWith(log) },
         { nodes: data.nodes, network: data.network, dataDir: data.dataDir },
       );
       await joinMain();
@@ -116,9 +130,33 @@ async function startRole(
       };
     }
     case 'store': {
-      const store = await startStore({ clock, log, bus }, data.options);
+      const db = await connectPostgres({ ...data.database, log, name: 'headframe store' });
+      try {
+        await migrate({ db, log }, readMigrations());
+      } catch (error) {
+        throw error instanceof SchemaTooNewError
+          ? Object.assign(error, { exitCode: EX_CONFIG })
+          : error;
+      }
+      const hash = loadAccelerator()?.hash ?? foldInTypescript;
+      const shareproc = await startShareproc({ bus, db, log, clock, hash }, data.audit);
       await joinMain();
-      return store;
+      const source = await openJournalReader({
+        disk: createDisk(),
+        directory: data.journalDirectory,
+        log,
+        committed: data.committed,
+      });
+      const shipper = startShipper({ source, bus, log });
+      return {
+        status: () => ({ shipper: shipper.status(), shareproc: shareproc.status() }),
+        stop: async () => {
+          await shipper.stop(DRAIN_MS);
+          await source.stop();
+          await shareproc.stop();
+          await db.stop();
+        },
+      };
     }
     case 'devnet': {
       const devnet = await startDevnet({ clock, log }, data.options);
@@ -137,9 +175,7 @@ async function startRole(
 
 /** An address of the development chain's own wallet, which is made when there is none. */
 async function makeAddress(devnet: Devnet): Promise<string> {
-  await devnet
-    .call('createwallet', [WALLET])
-    .catch(() => devnet.call('loadwallet', [WALLET]));
+  await devnet.call('createwallet', [WALLET]).catch(() => devnet.call('loadwallet', [WALLET]));
   return String(await devnet.call('getnewaddress', ['pool', 'bech32'], WALLET));
 }
 

@@ -4,12 +4,13 @@
  * process, because a pool that answers miners but stores nothing, or learns of no block, is worse than one that is restarted.
  */
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
+import type { Figure } from './metrics.ts';
 import type { Log } from './ports.ts';
 
 /** From a thread to its keeper. */
 export type ThreadSays =
   | { kind: 'ready'; facts?: unknown }
-  | { kind: 'status'; status: unknown }
+  | { kind: 'status'; status: unknown; figures: Figure[] }
   /** Cannot start for a reason that a restart does not mend. */
   | { kind: 'refused'; reason: string; exitCode: number };
 
@@ -20,6 +21,7 @@ export type KeptThread = {
   readonly role: string;
   /** What the thread last said of itself; null before that. */
   status(): unknown;
+  figures(): readonly Figure[];
   restarts(): number;
   /** Asks the thread to finish, waits for it, ends it when it does not. */
   stop(timeoutMs: number): Promise<void>;
@@ -54,6 +56,7 @@ export async function keepThread(
   const { role } = options;
   let worker: Worker | null = null;
   let status: unknown = null;
+  let figures: Figure[] = [];
   let restarts = 0;
   let pauseMs = PAUSE_MIN_MS;
   let deaths: number[] = [];
@@ -97,13 +100,18 @@ export async function keepThread(
           return;
         case 'status':
           status = message.status;
+          figures = message.figures;
           return;
         case 'refused':
           giveUp(message.reason, message.exitCode);
       }
     });
     next.on('error', (error) => {
-      log.error('a thread failed', { thread: role, reason: String(error), stack: (error as Error).stack });
+      log.error('a thread failed', {
+        thread: role,
+        reason: String(error),
+        stack: (error as Error).stack,
+      });
     });
     next.on('exit', (code) => {
       channel.port1.close();
@@ -126,6 +134,7 @@ export async function keepThread(
   const thread: KeptThread = {
     role,
     status: () => status,
+    figures: () => figures,
     restarts: () => restarts,
     async stop(timeoutMs) {
       stopping = true;

@@ -326,7 +326,8 @@ async function listen(
   setting: string,
 ): Promise<void> {
   try {
-    await server.listen(at);
+    // Fastify writes into what it is given; the configuration is frozen.
+    await server.listen({ ...at });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     const reason =

@@ -105,10 +105,14 @@ export class Dispatch {
     return this.boundsOf(session.connection.port);
   }
 
-  /** The same for a port: the network's difficulty is above all. */
+  /**
+   * The same for a port. Above the network's difficulty a miner would keep blocks to itself, so that is a further maximum; but not
+   * below the port's minimum: on regtest every second hash is a block, and a CPU would flood pool and node with them.
+   */
   boundsOf(port: { minDifficulty: number; maxDifficulty: number }): VardiffBounds {
     const network = this.#jobs.newest?.known.networkDifficulty ?? Number.MAX_VALUE;
-    return { min: port.minDifficulty, max: Math.min(port.maxDifficulty, network) };
+    const max = Math.max(port.minDifficulty, Math.min(port.maxDifficulty, network));
+    return { min: port.minDifficulty, max };
   }
 
   /**

@@ -431,8 +431,14 @@ test('P03: the last words of a closed session may hold a block', () => {
   assert.equal(rig.journal.appended.length, 0);
 });
 
+test('a network easier than the port is mined at the port’s minimum, so that a CPU does not flood it', () => {
+  const rig = createRig({ port: { minDifficulty: 0.001, startDifficulty: 1000 } });
+  rig.setJob(createJob({ bits: EASY_BITS }));
+  assert.equal(started(rig, `${MINER}.w`).difficulty, 0.001);
+});
+
 test('P03: difficulty never stands above the network, and a block is worth a block', () => {
-  const rig = createRig({ port: { minDifficulty: 1000, startDifficulty: 1000 } });
+  const rig = createRig({ port: { minDifficulty: 1e-12, startDifficulty: 1000 } });
   const job = createJob({ bits: EASY_BITS });
   rig.setJob(job);
   const client = started(rig, `${MINER}.w`);

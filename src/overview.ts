@@ -1,0 +1,129 @@
+/**
+ * What the status page and the metrics show of a running pool, gathered from its parts. Reads only.
+ */
+import type { Journal } from './adapters/journal.ts';
+import type { Config } from './config.ts';
+import { encodeHexReversed } from './core/bitcoin/bytes.ts';
+import type { NodeAddress } from './core/node/rpc.ts';
+import { createMetrics } from './metrics.ts';
+import type { Clock, Db, Log } from './ports.ts';
+import type { LaneStatus } from './services/blocksubmit/lane.ts';
+import type { JobmanagerStatus } from './services/jobmanager/jobmanager.ts';
+import type { ShipperStatus } from './services/shareproc/shipper.ts';
+import type { StatusTools } from './services/status/status.ts';
+import type { Rates } from './services/status/views.ts';
+import type { Door } from './services/stratumd/door.ts';
+import type { Gateway } from './services/stratumd/gateway.ts';
+import type { GatewayMetrics, PayoutOptions, PortOptions } from './services/stratumd/options.ts';
+import { listBlocks } from './store/blocks.ts';
+import { poolTotals } from './store/status.ts';
+import type { KeptThread } from './threads.ts';
+
+export type PoolParts = {
+  clock: Clock;
+  log: Log;
+  version: string;
+  startedAtMs: number;
+  config: Config;
+  chain: { nodes: readonly NodeAddress[]; payout: PayoutOptions; ports: readonly PortOptions[] };
+  gateway: Gateway;
+  metrics: GatewayMetrics;
+  journal: Journal;
+  door: Door;
+  db: Db;
+  threads: { node: KeptThread; block: KeptThread; store: KeptThread };
+};
+
+/** The tools of the status service. Nothing in them throws but `blocks`, when the database is away. */
+export function overlook(parts: PoolParts): StatusTools {
+  const { clock, log, config, chain, gateway, metrics, journal, door, db, threads } = parts;
+  const node = () => threads.node.status() as JobmanagerStatus | null;
+  const lane = () => threads.block.status() as LaneStatus | null;
+  const shipper = () =>
+    (threads.store.status() as { shipper: ShipperStatus } | null)?.shipper ?? null;
+
+  return {
+    clock,
+    log,
+    metrics: createMetrics(
+      {
+        gateway: () => metrics,
+        door: () => door.counters,
+        journal: () => ({ ...journal.figures(), state: journal.state() }),
+        node,
+        lane,
+        workers: () =>
+          gateway.snapshot(clock.nowMs()).workers.map(({ account, worker, rates }) => ({
+            account,
+            worker,
+            hashrateHps: rates.fiveMinutesHps,
+          })),
+        figures: () => Object.values(threads).flatMap((thread) => [...thread.figures()]),
+      },
+      { workersMax: config.metrics?.workersMax ?? 0, version: parts.version },
+    ),
+    notReady() {
+      const reasons: string[] = [];
+      if (metrics.workState === 2)
+        reasons.push('no work: no node has given a template that is fresh');
+      if (journal.state() !== 'ok')
+        reasons.push(`shares cannot be stored: the journal is ${journal.state()}`);
+      return reasons;
+    },
+    notLive: () => [],
+    async pool() {
+      const nowMs = clock.nowMs();
+      const snapshot = gateway.snapshot(nowMs);
+      return {
+        version: parts.version,
+        network: config.network,
+        payout: chain.payout.mode,
+        poolAddress: chain.payout.mode === 'pool' ? chain.payout.address : null,
+        isDevelopment: config.mode === 'devnet',
+        startedAtMs: parts.startedAtMs,
+        height: snapshot.height,
+        networkDifficulty: snapshot.networkDifficulty,
+        work: snapshot.workState,
+        sessions: snapshot.sessions,
+        hashrate: addRates(snapshot.workers.map(({ rates }) => rates)),
+        sharesAccepted: metrics.sharesAccepted,
+        sharesRejected: Object.fromEntries(metrics.sharesRejected),
+        totals: await poolTotals(db).catch(() => null),
+        nodes: node()?.nodes ?? [],
+        stratumPorts: chain.ports.map(({ tls, startDifficulty }, i) => ({
+          port: door.ports[i] ?? 0,
+          tls,
+          startDifficulty,
+        })),
+        journal: {
+          state: journal.state(),
+          unshippedBytes: shipper()?.lagBytes ?? journal.figures().unshippedBytes,
+        },
+      };
+    },
+    workers: () => gateway.snapshot(clock.nowMs()).workers,
+    rejections: (worker) => gateway.rejections(worker),
+    async blocks(limit) {
+      return (await listBlocks(db, { limit })).map((block) => ({
+        hashDisplay: encodeHexReversed(block.hash),
+        height: block.height,
+        state: block.state,
+        confirmations: block.confirmations,
+        account: block.account,
+        worker: block.worker,
+        foundAtMs: block.foundAtMs,
+        rewardSats: block.rewardSats,
+      }));
+    },
+  };
+}
+
+function addRates(all: readonly Rates[]): Rates {
+  const sum: Rates = { fiveMinutesHps: 0, hourHps: 0, dayHps: 0 };
+  for (const rates of all) {
+    sum.fiveMinutesHps += rates.fiveMinutesHps;
+    sum.hourHps += rates.hourHps;
+    sum.dayHps += rates.dayHps;
+  }
+  return sum;
+}
