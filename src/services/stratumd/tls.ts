@@ -6,6 +6,7 @@
  */
 import { constants, X509Certificate } from 'node:crypto';
 import { chmod, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { createSecureContext, type SecureContext } from 'node:tls';
 import { generate } from 'selfsigned';
@@ -156,6 +157,14 @@ async function makeSelfSigned(
     algorithm: 'sha256',
     notBeforeDate,
     notAfterDate,
+    // Marked as its own authority and named for every address of this machine, so that a client can be told to trust
+    // exactly this file (cpuminer: --cert) and its check of the name passes.
+    extensions: [
+      { name: 'basicConstraints', cA: true, critical: true },
+      { name: 'keyUsage', digitalSignature: true, keyCertSign: true, critical: true },
+      { name: 'extKeyUsage', serverAuth: true },
+      { name: 'subjectAltName', altNames: namesOfThisMachine() },
+    ],
   });
   await mkdir(directory, { recursive: true, mode: 0o700 });
   // Written aside and renamed, key first: a crash leaves no certificate without its key.
@@ -167,6 +176,20 @@ async function makeSelfSigned(
     await chmod(`${path}.new`, 0o600);
     await rename(`${path}.new`, path);
   }
+}
+
+/** Alternative names of the certificate: loopback, the host's name, its addresses (at most 64). */
+function namesOfThisMachine(): ({ type: 2; value: string } | { type: 7; ip: string })[] {
+  const addresses = new Set(['127.0.0.1', '::1']);
+  for (const links of Object.values(networkInterfaces())) {
+    for (const { address } of links ?? []) if (!address.includes('%')) addresses.add(address);
+  }
+  const names = new Set(['localhost']);
+  if (/^[A-Za-z0-9.-]{1,63}$/.test(hostname())) names.add(hostname());
+  return [
+    ...[...names].map((value) => ({ type: 2 as const, value })),
+    ...[...addresses].slice(0, 64).map((ip) => ({ type: 7 as const, ip })),
+  ];
 }
 
 function reasonOf(error: unknown): string {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdtempSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, it } from 'node:test';
@@ -34,6 +34,15 @@ it('makes a pair once, for the owner only, and uses it again', async () => {
   writeFileSync(join(directory, 'stratum-key.pem'), 'damaged');
   const healed = await loadCertificates({ log: quiet }, { files: null, directory });
   assert.notEqual(healed.fingerprint, first.fingerprint);
+});
+
+it('can be trusted by file, as cpuminer does it with --cert', async () => {
+  const directory = fresh();
+  const rig = await openRig({ tls: { files: null, directory } });
+  const ca = readFileSync(join(directory, 'stratum-cert.pem'));
+  assert.match(await peerOf(rig.port, { ca, rejectUnauthorized: true }), /^TLSv1\.3 /);
+  assert.match(await peerOf(rig.port, { rejectUnauthorized: true }), /^error/);
+  await rig.stop();
 });
 
 it('names file and setting when configured files can not be used', async () => {
