@@ -2,7 +2,7 @@
  * The bad-input corpus of the Stratum session, groups B (JSON), C (session) and D (submit): each line of the `.jsonl` files is sent
  * to a gateway and the answers, the points and the end of the session are compared.
  *
- * Placeholders: USER ADDR OTHER JOB EN2 NTIME NONCE come from a share that was really searched for; `^` makes it upper case, `~`
+ * What is filled in: USER ADDR OTHER JOB EN2 NTIME NONCE come from a share that was really searched for; `^` makes it upper case, `~`
  * takes leading zeros off, `+n`/`-n` adds to ntime, `-1` cuts a character. BADNONCE misses the target.
  */
 import assert from 'node:assert/strict';

@@ -12,8 +12,8 @@
  *   3. mining.suggest_difficulty or suggest_target: a start; the first counts at once, a different one once a minute;
  *   4. what this worker had when it was last here;
  *   5. the start of its firmware profile (rentals), then of the port.
- * BIP310 minimum-difficulty is a floor under all of them. The port's bounds clamp every one, and the network's difficulty
- * clamps the port: a share harder than a block would lose blocks' work.
+ * BIP310 minimum-difficulty is a floor under all of them. The port's bounds clamp every one, and the network's difficulty is
+ * a further maximum down to the port's minimum: a miner that is told a harder share than a block keeps blocks to itself.
  */
 
 export type VardiffPolicy = {
@@ -64,7 +64,7 @@ export type Vardiff = {
 
 export type VardiffBounds = {
   min: number;
-  /** The smaller of the port's maximum and the network's difficulty. Wins over `min`. */
+  /** Wins over `min`. */
   max: number;
 };
 

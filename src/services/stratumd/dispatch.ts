@@ -150,7 +150,8 @@ export class Dispatch {
       const line = this.#lineFor(session, call);
       if (line === null) return;
       const last = session.terms.at(-1)!;
-      if (last.difficulty <= call.known.networkDifficulty) {
+      const { minDifficulty } = session.connection.port;
+      if (last.difficulty <= Math.max(minDifficulty, call.known.networkDifficulty)) {
         session.lastSequence = call.sequence;
         session.jobDue = false;
         this.#tools.metrics.notifies += 1;

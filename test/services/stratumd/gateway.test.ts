@@ -450,6 +450,21 @@ test('P03: difficulty never stands above the network, and a block is worth a blo
   assert.ok(rig.journal.appended[0]!.difficulty <= difficultyOfTarget(job.networkTarget));
 });
 
+test("P03: where the port's minimum is above the network, an easier block is still a block and worth no more", () => {
+  const rig = createRig({ port: { minDifficulty: 2 ** -20, startDifficulty: 2 ** -20 } });
+  const job = createJob({ bits: EASY_BITS });
+  rig.setJob(job);
+  const client = started(rig);
+  assert.equal(client.difficulty, 2 ** -20);
+  client.submit(mine(client, job, { block: true, missing: 2 ** -24 }));
+  assert.equal(rig.blocks.length, 1);
+  assert.equal(rig.journal.appended[0]?.difficulty, difficultyOfTarget(job.networkTarget));
+  // The next job is still shared bytes.
+  rig.setJob(createJob({ bits: EASY_BITS }));
+  rig.commitAll();
+  assert.deepEqual(methods(client.take()), ['mining.notify', 'answer']);
+});
+
 test('on a toy network a flood of blocks does not drown the lane, and every tip has its first ones', () => {
   const rig = createRig();
   const { client, job } = easy(rig);
