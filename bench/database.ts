@@ -3,14 +3,14 @@
  * PostgreSQL of the whole program, for half a minute, and how far the database is behind when the load stops. Before that the
  * journal alone and `recordShares` alone, which are the yardsticks.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { LOWEST_DIFFICULTY, LOWEST_TARGET_TOP, nodeSettings } from './block.ts';
 import { type Child, startChild } from './tools/child.ts';
 import type { ConnectAnswer, LoadAnswer } from './tools/client.ts';
 import type { Bench, BenchOptions, Figure } from './tools/figures.ts';
-import { type Program, processorMicroseconds, startProgram } from './tools/program.ts';
+import { type Program, processorMicroseconds, removeData, startProgram } from './tools/program.ts';
 import { HARD_BITS, PAYOUT_ADDRESS } from './tools/sample.ts';
 
 export const databaseBench: Bench = {
@@ -172,7 +172,7 @@ async function measureWhole(options: BenchOptions): Promise<{
     await client?.stop();
     await program?.stop(12_000);
     await node.stop();
-    rmSync(directory, { recursive: true, force: true });
+    removeData(directory);
   }
 }
 

@@ -134,12 +134,12 @@ const fleet = openFleet({
     miner.stage = 'subscribing';
     send(miner, '{"id":1,"method":"mining.subscribe","params":["headframe-bench/1"]}\n');
   },
-  data(id, bytes, length) {
+  data(id, bytes, length, readyMs) {
     const miner = miners.get(id);
     if (miner === undefined) return;
     if (armed) {
       if (miner.seenMs === 0) {
-        miner.seenMs = monotonicMs();
+        miner.seenMs = readyMs;
         seen += 1;
       }
       return;
@@ -438,7 +438,6 @@ async function runLoad(args: LoadArgs): Promise<LoadAnswer> {
     miner.head = 0;
     miner.tail = 0;
     miner.inFlight = 0;
-    prepareLine(miner);
   }
   const startMs = monotonicMs();
   const state: Load = {
@@ -458,6 +457,7 @@ async function runLoad(args: LoadArgs): Promise<LoadAnswer> {
     next: 0,
   };
   load = state;
+  for (const miner of list) prepareLine(miner);
   if (args.mode === 'closed') {
     for (const miner of list) sendShares(state, miner, args.depth, monotonicMs());
   }
@@ -495,6 +495,7 @@ function delay(ms: number): Promise<void> {
 /** Blocks found ahead of time, one line each, for `sendBlock`. */
 type Winner = { miner: Miner; line: Buffer; headerHex: string };
 let winners: Winner[] = [];
+let blocksMade = 0;
 
 /** Searches headers under `targetTop` on the present jobs of all miners in turn. */
 function findBlocks(args: { count: number; targetTop: number }): number {
@@ -502,7 +503,7 @@ function findBlocks(args: { count: number; targetTop: number }): number {
   winners = [];
   for (let index = 0; index < args.count; index++) {
     const miner = list[index % list.length]!;
-    const extranonce2 = (0xb10c0000 + index).toString(16).padStart(16, '0');
+    const extranonce2 = (0xb10c0000 + blocksMade++).toString(16).padStart(16, '0');
     miner.header = headerOf(miner, extranonce2);
     miner.counter = 0;
     nextNonce(miner, args.targetTop);

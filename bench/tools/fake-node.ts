@@ -22,6 +22,8 @@ let templateJson = '';
 const submissions: SubmissionSeen[] = [];
 const known = new Set<string>();
 const sockets = new Set<Socket>();
+/** regtest's. */
+const GENESIS = '0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206';
 const TIP = 'ab'.repeat(28).padStart(64, '0');
 
 /** One connection's request being read. Only the beginning of a body is kept. */
@@ -103,7 +105,7 @@ function resultOf(method: string, body: string): string | null {
     case 'getblockcount':
       return '200';
     case 'getblockhash':
-      return JSON.stringify(TIP);
+      return JSON.stringify(/"params"\s*:\s*\[\s*0\s*\]/.test(body) ? GENESIS : TIP);
     case 'getblockheader': {
       const hash = /"([0-9a-f]{64})"/.exec(body.slice(body.indexOf('params')))?.[1] ?? TIP;
       known.add(hash);

@@ -7,10 +7,13 @@
 import { connect as netConnect, type Socket } from 'node:net';
 import koffi from 'koffi';
 
-/** What a fleet tells its owner. `bytes` is only valid during the call; `length` bytes of it are filled. */
+/**
+ * What a fleet tells its owner. `bytes` is only valid during the call; `length` bytes of it are filled. `readyMs` is the monotonic time
+ * at which the kernel had said that they were there: with a thousand sockets ready at once, reading them all takes longer than that.
+ */
 export type FleetEvents = {
   open(id: number): void;
-  data(id: number, bytes: Buffer, length: number): void;
+  data(id: number, bytes: Buffer, length: number, readyMs: number): void;
   closed(id: number, reason: string): void;
   /** Once per turn of the loop, for pacing; the loop runs at least once per millisecond. */
   turn?(): void;
@@ -102,6 +105,7 @@ function openEpollFleet(events: FleetEvents): Fleet | null {
     if (stopped) return;
     events.turn?.();
     const ready = epollWait(epoll, eventList, EVENTS_MAX, 1);
+    const readyMs = ready > 0 ? monotonicMs() : 0;
     for (let i = 0; i < ready; i++) {
       const mask = eventWords.getUint32(i * eventBytes, true);
       const fd = eventWords.getUint32(i * eventBytes + dataAt, true);
@@ -119,7 +123,7 @@ function openEpollFleet(events: FleetEvents): Fleet | null {
       }
       if (state[fd] !== 2) continue;
       const count = read(fd, input, READ_BYTES);
-      if (count > 0) events.data(fd, input, count);
+      if (count > 0) events.data(fd, input, count, readyMs);
       else if (count === 0) drop(fd, 'closed by server');
       else if ((mask & (EPOLLERR | EPOLLHUP)) !== 0) drop(fd, 'reset by server');
     }
@@ -212,7 +216,7 @@ function openNodeFleet(events: FleetEvents): Fleet {
       sockets.set(id, socket);
       let reason = 'closed by server';
       socket.on('connect', () => events.open(id));
-      socket.on('data', (bytes: Buffer) => events.data(id, bytes, bytes.length));
+      socket.on('data', (bytes: Buffer) => events.data(id, bytes, bytes.length, monotonicMs()));
       socket.on('error', (error) => {
         reason = error.message;
       });

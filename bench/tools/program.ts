@@ -3,8 +3,9 @@
  * Used by the benchmarks of the whole path and by the crash test.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export type ProgramOptions = {
@@ -128,6 +129,22 @@ export async function startProgram(options: ProgramOptions): Promise<Program> {
       return code;
     },
   };
+}
+
+/**
+ * Removes a data directory with everything that belongs to it: run by root, the private PostgreSQL may live elsewhere, and says so in
+ * `postgres.location`.
+ */
+export function removeData(directory: string): void {
+  if (!existsSync(directory)) return;
+  for (const name of readdirSync(directory, { recursive: true, encoding: 'utf8' })) {
+    if (!name.endsWith('postgres.location')) continue;
+    const home = readFileSync(join(directory, name), 'utf8').trim();
+    if (/^\/var\/lib\/headframe\/[0-9a-f]+$/.test(home)) {
+      rmSync(home, { recursive: true, force: true });
+    }
+  }
+  rmSync(directory, { recursive: true, force: true });
 }
 
 function answers(port: number): Promise<boolean> {

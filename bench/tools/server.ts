@@ -126,7 +126,7 @@ async function listen(options: ServerOptions): Promise<number> {
         },
       ],
       trustedProxies: [],
-      admission: ADMISSION_OPTIONS,
+      admission: { ...ADMISSION_OPTIONS, connectionsMax: 15_000 },
       tls: null,
       limits: { ...DOOR_LIMITS, linesPerSecond: 1e9, lineBurst: 1e9 },
     },

@@ -19,6 +19,7 @@ import type { Log } from '../../src/ports.ts';
 import { migrate } from '../../src/store/migrate.ts';
 import { makeSharePartitions, recordShares } from '../../src/store/shares.ts';
 import { serveParent } from './child.ts';
+import { removeData } from './program.ts';
 import { PAYOUT_ADDRESS } from './sample.ts';
 
 const quiet: Log = { debug() {}, info() {}, warn() {}, error() {}, child: () => quiet };
@@ -126,4 +127,4 @@ async function database(args: { shares: number; batch: number }): Promise<{
   }
 }
 
-serveParent({ journal, database }, () => rmSync(directory, { recursive: true, force: true }));
+serveParent({ journal, database }, () => removeData(directory));

@@ -3,11 +3,11 @@
  * restart, again and again; in the end every share that was acknowledged must stand in the database exactly once (promise P01), and
  * no share twice (P07). What was acknowledged is known from the miners' sockets alone.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { freePorts, type Program, startProgram } from '../../bench/tools/program.ts';
+import { freePorts, type Program, removeData, startProgram } from '../../bench/tools/program.ts';
 import { startEmbeddedPostgres } from '../../src/adapters/db/embedded.ts';
 import { connectPostgres } from '../../src/adapters/db/postgres.ts';
 import { encodeAddress } from '../../src/core/bitcoin/address.ts';
@@ -164,7 +164,7 @@ export async function crashAndCompare(options: CrashOptions): Promise<CrashRepor
     };
   } finally {
     if (program !== null) await (program as Program).stop(1000);
-    rmSync(dataDir, { recursive: true, force: true });
+    removeData(dataDir);
   }
 }
 

@@ -66,6 +66,7 @@ export class Pool {
   readonly #log: Log;
   readonly #disk: Disk;
   readonly #lostDisk: Disk;
+  readonly #laneHearsFirst: boolean;
   /** Synced content by path, and the paths whose names are durable. */
   readonly #synced = new Map<string, Buffer>();
   readonly #durableNames = new Set<string>();
@@ -88,6 +89,7 @@ export class Pool {
   constructor(world: World, incarnation: number) {
     this.#world = world;
     this.#random = createRandom(world.seed ^ (incarnation * 0x9e37));
+    this.#laneHearsFirst = this.#random.chance(0.5);
     this.#log = worldLog(world);
     this.#disk = this.#seamDisk(world.disk);
     this.#lostDisk = this.#seamDisk(createCrashDisk(() => 0.5));
@@ -292,6 +294,7 @@ export class Pool {
     }
     const { template } = decoded;
     const job = buildJob(template, { jobId, clean, createdAtMs: world.time.nowMs });
+    world.trace(`template ${jobId} on ${made.previousDisplay.slice(0, 8)} height ${made.height}`);
     this.#jobTips.set(jobId, made.previousDisplay);
     this.#tips = [
       ...this.#tips.filter((tip) => tip !== made.previousDisplay),
@@ -312,13 +315,13 @@ export class Pool {
     void this.#bus!.publish('mining.jobs', [{ key: 'constant', value: encodeJob(job) }]).catch(
       () => {},
     );
-    // The lane's thread and the gateway's hear of it in either order.
+    // The lane's thread and the gateway's hear of it in either order, but each of them in the order of the templates.
     const toLane = (): void => {
       void this.#bus!.publish('mining.templates', [record]).catch(() => {});
     };
-    if (this.#random.chance(0.5)) {
+    if (this.#laneHearsFirst) {
       toLane();
-      this.#gateway!.setJob(job, world.time.nowMs);
+      this.#soon(() => this.#gateway!.setJob(job, world.time.nowMs));
     } else {
       this.#gateway!.setJob(job, world.time.nowMs);
       this.#soon(toLane);
