@@ -91,7 +91,10 @@ async function serverOf(
     },
     async stop() {
       for (const db of open) await db.stop();
-      for (const database of made) await admin.query(`DROP DATABASE ${database} WITH (FORCE)`);
+      // The private server goes with all its files.
+      if (name !== 'embedded') {
+        for (const database of made) await admin.query(`DROP DATABASE ${database} WITH (FORCE)`);
+      }
       await admin.stop();
       await stop();
     },

@@ -307,6 +307,8 @@ function chooseHome(dataDir: string, owner: Owner, log: Log): string {
         directory: home,
       });
       fs.mkdirSync(home, { recursive: true, mode: 0o755 });
+      // For whoever finds this directory one day and asks whether it may go.
+      writeDurably(join(home, 'belongs-to'), `${dataDir}\n`);
       writeDurably(note, `${home}\n`);
     }
   } else if (owner !== null) {
