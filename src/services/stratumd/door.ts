@@ -1025,7 +1025,7 @@ function portOf(server: Server): number {
 /** The same failure in words that say what to do. */
 function listenError(error: NodeJS.ErrnoException, port: PortOptions): Error {
   const where = port.host === undefined ? `${port.port}` : `${port.port} on ${port.host}`;
-  const setting = '(setting LISTEN_PORT, or stratum.ports in the configuration file)';
+  const setting = '(setting LISTEN_PORT or LISTEN_PORTS)';
   if (error.code === 'EADDRINUSE') {
     return new Error(`Stratum port ${where} is in use by another program ${setting}`);
   }
@@ -1034,7 +1034,7 @@ function listenError(error: NodeJS.ErrnoException, port: PortOptions): Error {
   }
   if (error.code === 'EADDRNOTAVAIL') {
     return new Error(
-      `Stratum port ${where}: this machine has no such address (setting LISTEN_HOST)`,
+      `Stratum port ${where}: this machine has no such address (setting LISTEN_ADDR)`,
     );
   }
   return new Error(`Stratum port ${where} can not be opened: ${error.message} ${setting}`);

@@ -66,8 +66,9 @@ export async function loadCertificates(
       inUse = build(pair);
     } catch (error) {
       throw new Error(
-        `the TLS certificate can not be used (settings tls.cert = ${paths.certificate}, ` +
-          `tls.key = ${paths.key}): ${reasonOf(error)}`,
+        'the TLS certificate can not be used ' +
+          `(settings TLS_CERT_FILE = ${paths.certificate}, TLS_KEY_FILE = ${paths.key}): ` +
+          reasonOf(error),
       );
     }
   }

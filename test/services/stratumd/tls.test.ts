@@ -50,7 +50,7 @@ it('names file and setting when configured files can not be used', async () => {
   const files = { certificate: join(directory, 'none.pem'), key: join(directory, 'none.key') };
   await assert.rejects(
     loadCertificates({ log: quiet }, { files, directory }),
-    /tls\.cert = .*none\.pem.*ENOENT/,
+    /TLS_CERT_FILE = .*none\.pem.*ENOENT/,
   );
 });
 
