@@ -9,7 +9,14 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { isAbsolute, join, resolve } from 'node:path';
 import { decodeSettingsFile, FILE_BYTES_MAX, type ReadFile, type Written } from './config/file.ts';
-import { checkText, type Fields, type Kind, parseFields, printableName } from './config/grammar.ts';
+import {
+  checkText,
+  type Fields,
+  type Kind,
+  parseFields,
+  printableName,
+  type RecordForm,
+} from './config/grammar.ts';
 import {
   REFUSED_KEYS,
   SETTINGS,
@@ -359,7 +366,16 @@ function judgeUnknownKey(
     }
   }
   const near = nearest(key, known);
-  errors.push(`${where} is not a setting${near === null ? '' : `; did you mean ${near}?`}`);
+  // Where a colon is forgotten, the key is the secret: it is quoted only when it looks like one of ours.
+  const place = where.replace(
+    key,
+    key.includes('.') ? `a key under ${key.replace(/\.[^.]*$/, '')}` : 'a key',
+  );
+  errors.push(
+    near === null
+      ? `${place} is not a setting.`
+      : `${where} is not a setting; did you mean ${near}?`,
+  );
 }
 
 function gatherEnvironment(
@@ -465,10 +481,14 @@ function take(
   const parsed =
     trouble === null ? setting.kind.parse(text) : { ok: false as const, reason: trouble };
   if (!parsed.ok)
-    errors.push(
-      `${where}${setting.secret || text === '' ? '' : ` = ${show(text)}`} ${parsed.reason}.`,
-    );
+    errors.push(`${where}${isSilent(setting, text) ? '' : ` = ${show(text)}`} ${parsed.reason}.`);
   found.set(name, { where, value: parsed.ok ? parsed.value : defaultOf(setting) });
+}
+
+/** Not to be quoted: secrets, and lists that may hold one. */
+function isSilent(setting: Setting<unknown>, text: string): boolean {
+  const fields = [...(setting.kind.entry?.fields.values() ?? [])];
+  return text === '' || setting.secret === true || fields.some((field) => field.secret === true);
 }
 
 function defaultOf(setting: Setting<unknown>): unknown {
@@ -479,10 +499,7 @@ function defaultOf(setting: Setting<unknown>): unknown {
 
 /** A value that is not secret, cut short and without what stands before an @ (people put passwords there). */
 function show(text: string): string {
-  const clean = text
-    .replace(/[^\x20-\x7e]/g, '?')
-    .replace(/[^/;,\s]*@/g, '***@')
-    .replace(/(password=)[^;,]*/gi, '$1***');
+  const clean = text.replace(/[^\x20-\x7e]/g, '?').replace(/[^/;,\s]*@/g, '***@');
   return `"${clean.length > 64 ? `${clean.slice(0, 64)}…` : clean}"`;
 }
 

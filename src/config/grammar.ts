@@ -364,8 +364,9 @@ export function parseFields(
   if (!written.has(entry.head)) return no(`${entry.head} is missing`);
   for (const [name, value] of written) {
     const field = entry.fields.get(name);
+    // Not named: where a colon is forgotten, the name is the secret.
     if (field === undefined)
-      return no(`${printableName(name)} is not one of ${[...entry.fields.keys()].join(', ')}`);
+      return no(`a field is not one of ${[...entry.fields.keys()].join(', ')}`);
     const trouble = checkText(value);
     if (trouble !== null) return no(`${name} ${trouble}`);
     const parsed = field.kind.parse(value);
