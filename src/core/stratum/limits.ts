@@ -63,7 +63,7 @@ export type SessionLimits = {
   jobsMin: number;
   jobsMax: number;
   jobCreditMs: number;
-  /** Coinbases (job × payout script) kept compiled in solo mode. */
+  /** Coinbases (job × payout script) kept compiled in solo mode, about 4 KiB each. */
   compiledCoinbasesMax: number;
   /** ntime may run ahead of the template by this. ckpool and goPool 7,000 s; DATUM 7,200 s. */
   ntimeAheadSeconds: number;
@@ -115,7 +115,7 @@ export const SESSION_LIMITS: SessionLimits = {
   jobsMin: 16,
   jobsMax: 1_024,
   jobCreditMs: 300_000,
-  compiledCoinbasesMax: 2_048,
+  compiledCoinbasesMax: 10_000,
   ntimeAheadSeconds: 7_000,
   rebroadcastMs: 30_000,
   templateDegradedMs: 120_000,

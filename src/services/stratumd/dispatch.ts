@@ -21,6 +21,9 @@ import type { SessionTime } from './time.ts';
 /** Prepared targets kept; vardiff only makes powers of two, the rest are wishes. */
 const TARGETS_MAX = 4_096;
 
+/** In solo mode every session may need a coinbase of its own, some 30 µs: fewer of them in one turn. */
+const SOLO_CHUNK_PART = 5;
+
 export class Dispatch {
   readonly #tools: GatewayTools;
   readonly #options: GatewayOptions;
@@ -32,6 +35,7 @@ export class Dispatch {
   readonly #late = new Set<Session>();
   /** Sessions below this place have not been told of the newest call; 0 when all have. */
   #broadcastLeft = 0;
+  readonly #chunk: number;
   #isBroadcasting = false;
   #broadcastAtMs = 0;
 
@@ -44,6 +48,9 @@ export class Dispatch {
     this.#time = tools.time;
     this.#roster = tools.roster;
     this.#jobs = tools.jobs;
+    const { broadcastChunk } = options.limits;
+    const isSolo = options.payout.mode === 'solo';
+    this.#chunk = isSolo ? Math.ceil(broadcastChunk / SOLO_CHUNK_PART) : broadcastChunk;
   }
 
   /** Starts telling all sessions of the newest call. A newer one takes over the broadcast in progress. */
@@ -121,7 +128,7 @@ export class Dispatch {
    */
   readonly #broadcastChunk = (): void => {
     let left = Math.min(this.#broadcastLeft, this.#roster.sessions.length);
-    const end = Math.max(0, left - this.#options.limits.broadcastChunk);
+    const end = Math.max(0, left - this.#chunk);
     while (left > end) {
       left -= 1;
       const session = this.#roster.sessions[left];
