@@ -76,6 +76,7 @@ export function createLog(options: LogOptions): OpenLog {
     translateTime: 'SYS:HH:MM:ss.l',
     ignore: 'pid,hostname,service,thread',
     singleLine: true,
+    errorLikeObjectKeys: [],
   });
   const root = pino(
     {
