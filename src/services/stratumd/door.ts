@@ -9,7 +9,7 @@
  */
 import { Buffer } from 'node:buffer';
 import { readFile } from 'node:fs/promises';
-import { createServer, type Server, type Socket } from 'node:net';
+import type { Server } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { TLSSocket } from 'node:tls';
 import { type FrameFault, LineFramer } from '../../core/stratum/framing.ts';
@@ -22,12 +22,12 @@ import {
   type AdmissionOptions,
   connectionsWithin,
   type RefusalReason,
-  type Ticket,
 } from './admission.ts';
 import type { Gateway } from './gateway.ts';
-import type { Connection, PortOptions } from './options.ts';
-import type { Session } from './session.ts';
+import { openListeners } from './listeners.ts';
+import type { PortOptions } from './options.ts';
 import { type Certificates, loadCertificates, type TlsOptions } from './tls.ts';
+import { NO_BYTES, onClose, onData, onSecure, WIRE, Wire, type WiredSocket } from './wire.ts';
 
 export type DoorTools = {
   clock: Clock;
@@ -136,12 +136,6 @@ export type Door = {
   stop(options?: { flushMs?: number }): Promise<void>;
 };
 
-type Stage = 'wait' | 'sniff' | 'proxy' | 'handshake' | 'http' | 'lines' | 'closing' | 'gone';
-
-const WIRE = Symbol('wire');
-type WiredSocket = Socket & { [WIRE]?: Wire };
-
-const NO_BYTES = new Uint8Array(0);
 const SWEEP_MS = 250;
 const WAIT_SLOT_MS = 20;
 const CERTIFICATE_CHECK_MS = 60_000;
@@ -159,63 +153,6 @@ const FAULT_TEXTS: Record<FrameFault, string> = {
   'bad-utf8': 'Parse error',
   'empty-lines': 'Too many empty lines',
 };
-
-/** One socket. Implements what the gateway sees of it. */
-class Wire implements Connection {
-  remoteAddress: string;
-  readonly port: PortOptions;
-  readonly hall: Hall;
-  readonly raw: WiredSocket;
-  socket: WiredSocket;
-  stage: Stage = 'wait';
-  /** When the stage began; in stage `lines`, when the unfinished line began. Monotonic. */
-  sinceMs: number;
-  pendingSinceMs = 0;
-  /** Bytes received before the protocol is known. */
-  head: Uint8Array = NO_BYTES;
-  framer: LineFramer | null = null;
-  session: Session | null = null;
-  ticket: Ticket | null = null;
-  isEncrypted = false;
-  isProxied = false;
-  isQueued = false;
-  isHalted = false;
-  lingerBytes = 0;
-  lines = 0;
-  linesAtMs = 0;
-
-  constructor(hall: Hall, socket: WiredSocket, port: PortOptions, address: string, nowMs: number) {
-    this.hall = hall;
-    this.raw = socket;
-    this.socket = socket;
-    this.port = port;
-    this.remoteAddress = address;
-    this.sinceMs = nowMs;
-    this.linesAtMs = nowMs;
-  }
-
-  /** True while earlier writes have not reached the kernel: a newer job may replace an older one. */
-  get congested(): boolean {
-    return this.socket.writableLength > 0;
-  }
-
-  write(data: string | Uint8Array): void {
-    if (this.stage !== 'lines') return;
-    // Lines are plain ASCII (`core/stratum/reply.ts`), so this is the encoding without a conversion.
-    if (typeof data === 'string') this.socket.write(data, 'latin1');
-    else this.socket.write(data);
-    const pending = this.socket.writableLength;
-    if (pending > 0) this.hall.notePending(this, pending);
-  }
-
-  close(_reason: string): void {
-    this.hall.close(this);
-  }
-
-  destroy(_reason: string): void {
-    this.hall.destroy(this);
-  }
-}
 
 /**
  * Opens the ports. Rejects with an error for people when a port can not be had or a certificate not be used; nothing
@@ -317,12 +254,16 @@ class Hall implements Door {
   async listen(): Promise<void> {
     for (const port of this.#options.ports) {
       try {
-        const number = await this.#listenOn(port);
-        this.ports.push(number);
-        this.#log.info('listening for miners', { port: number, tls: port.tls });
+        const listeners = await openListeners(port, this.#limits, {
+          arrive: (socket) => this.#arrive(socket, port),
+          failed: (error) => this.#acceptFailed(error),
+        });
+        this.#servers.push(...listeners.servers);
+        this.ports.push(listeners.port);
+        this.#log.info('listening for miners', { port: listeners.port, tls: port.tls });
       } catch (error) {
         for (const open of this.#servers) open.close();
-        throw listenError(error as NodeJS.ErrnoException, port);
+        throw error;
       }
     }
     this.#sweepTimer = setInterval(() => this.#sweep(), SWEEP_MS);
@@ -333,42 +274,6 @@ class Hall implements Door {
       );
       this.#certificateTimer.unref();
     }
-  }
-
-  /**
-   * Opens the accept queues of one port. The kernel bounds each at `net.core.somaxconn` (4,096 here) and drops what comes
-   * above it for one, three, then seven seconds; when every miner of a pool dials in the same moment, several queues on
-   * the same port hold them all. A plain socket goes first, since shared ones would not notice another program there.
-   */
-  async #listenOn(port: PortOptions): Promise<number> {
-    const first = this.#makeServer(port);
-    await listening(first, port, port.port, this.#limits.backlog, false);
-    if (this.#limits.acceptQueues <= 1 || process.platform !== 'linux') {
-      this.#servers.push(first);
-      return portOf(first);
-    }
-    const number = portOf(first);
-    await new Promise((resolve) => first.close(resolve));
-    for (let count = 0; count < this.#limits.acceptQueues; count++) {
-      const server = this.#makeServer(port);
-      await listening(server, port, number, this.#limits.backlog, true);
-      this.#servers.push(server);
-    }
-    return number;
-  }
-
-  #makeServer(port: PortOptions): Server {
-    const server = createServer({
-      pauseOnConnect: true,
-      noDelay: true,
-      keepAlive: true,
-      keepAliveInitialDelay: 60_000,
-    });
-    server.on('connection', (socket) => this.#arrive(socket, port));
-    server.on('error', (error) => {
-      if (server.listening) this.#acceptFailed(error);
-    });
-    return server;
   }
 
   blame(remoteAddress: string, points: number): void {
@@ -945,21 +850,6 @@ class Hall implements Door {
   }
 }
 
-function onData(this: WiredSocket, chunk: Buffer): void {
-  const wire = this[WIRE]!;
-  wire.hall.data(wire, chunk);
-}
-
-function onSecure(this: WiredSocket): void {
-  const wire = this[WIRE]!;
-  wire.hall.secured(wire);
-}
-
-function onClose(this: WiredSocket): void {
-  const wire = this[WIRE]!;
-  wire.hall.gone(wire);
-}
-
 /** Errors of a socket are followed by its `close`, which is where they are dealt with. */
 function ignore(): void {}
 
@@ -998,44 +888,4 @@ function httpHead(status: string, length: number): string {
     `HTTP/1.1 ${status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ${length}\r\n` +
     'Cache-Control: no-store\r\nConnection: close\r\n\r\n'
   );
-}
-
-function listening(
-  server: Server,
-  port: PortOptions,
-  number: number,
-  backlog: number,
-  reusePort: boolean,
-): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    const where = port.host === undefined ? {} : { host: port.host };
-    server.listen({ port: number, backlog, reusePort, ...where }, () => {
-      server.removeListener('error', reject);
-      resolve();
-    });
-  });
-}
-
-function portOf(server: Server): number {
-  const address = server.address();
-  return typeof address === 'object' && address !== null ? address.port : 0;
-}
-
-/** The same failure in words that say what to do. */
-function listenError(error: NodeJS.ErrnoException, port: PortOptions): Error {
-  const where = port.host === undefined ? `${port.port}` : `${port.port} on ${port.host}`;
-  const setting = '(setting LISTEN_PORT or LISTEN_PORTS)';
-  if (error.code === 'EADDRINUSE') {
-    return new Error(`Stratum port ${where} is in use by another program ${setting}`);
-  }
-  if (error.code === 'EACCES') {
-    return new Error(`Stratum port ${where} may not be opened by this user ${setting}`);
-  }
-  if (error.code === 'EADDRNOTAVAIL') {
-    return new Error(
-      `Stratum port ${where}: this machine has no such address (setting LISTEN_ADDR)`,
-    );
-  }
-  return new Error(`Stratum port ${where} can not be opened: ${error.message} ${setting}`);
 }
