@@ -123,7 +123,7 @@ test('every line of the page is a comment, empty or a sample', async () => {
   for (const line of page.split('\n')) {
     assert.match(
       line,
-      /^$|^# (HELP|TYPE) [a-z_]+ |^[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? (-?[\d.e+-]+|[Nn]a[Nn]|\+Inf)$/,
+      /^$|^# (HELP|TYPE) [a-z0-9_]+ |^[a-z0-9_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? (-?[\d.e+-]+|[Nn]a[Nn]|\+Inf)$/,
       line,
     );
   }
