@@ -50,6 +50,8 @@ export type DoorLimits = {
   /** From accept (or the end of the handshake) to a decision about the protocol. */
   firstBytesTimeoutMs: number;
   handshakeTimeoutMs: number;
+  /** From the hello to the start of a handshake that had to wait for others. */
+  handshakeWaitMs: number;
   handshakesMax: number;
   handshakesPerSourceMax: number;
   httpTimeoutMs: number;
@@ -76,6 +78,7 @@ export type DoorLimits = {
 export const DOOR_LIMITS: DoorLimits = {
   firstBytesTimeoutMs: 15_000,
   handshakeTimeoutMs: 10_000,
+  handshakeWaitMs: 60_000,
   handshakesMax: 2_000,
   handshakesPerSourceMax: 64,
   httpTimeoutMs: 5_000,
@@ -803,12 +806,7 @@ class Hall implements Door {
     const limits = this.#limits;
     for (const wire of this.#early) {
       if (wire.stage === 'wait') continue;
-      const deadlineMs =
-        wire.stage === 'handshake'
-          ? limits.handshakeTimeoutMs
-          : wire.stage === 'http'
-            ? limits.httpTimeoutMs
-            : limits.firstBytesTimeoutMs;
+      const deadlineMs = this.#earlyDeadlineMs(wire);
       if (nowMs - wire.sinceMs > deadlineMs) this.#timedOut(wire);
     }
     for (const wire of this.#partial) {
@@ -831,9 +829,18 @@ class Hall implements Door {
     }
   }
 
+  #earlyDeadlineMs(wire: Wire): number {
+    const limits = this.#limits;
+    if (wire.stage === 'http') return limits.httpTimeoutMs;
+    if (wire.stage !== 'handshake') return limits.firstBytesTimeoutMs;
+    // Who waits for a handshake of ours waits for us: a farm coming back over TLS takes a while.
+    return isWaitingForHandshake(wire) ? limits.handshakeWaitMs : limits.handshakeTimeoutMs;
+  }
+
   #timedOut(wire: Wire): void {
     this.counters.timeouts++;
-    const isStranger = wire.session === null || !wire.session.authorized;
+    const isStranger =
+      (wire.session === null || !wire.session.authorized) && !isWaitingForHandshake(wire);
     const address = wire.remoteAddress;
     this.destroy(wire);
     if (isStranger) this.blame(address, BLAME_NOTHING_SAID);
@@ -848,6 +855,11 @@ class Hall implements Door {
     }
     this.#log.warn('a connection could not be accepted', { code, reason: error.message });
   }
+}
+
+/** Its hello has come, but others are shaking hands. */
+function isWaitingForHandshake(wire: Wire): boolean {
+  return wire.stage === 'handshake' && wire.socket === wire.raw;
 }
 
 /** Errors of a socket are followed by its `close`, which is where they are dealt with. */
