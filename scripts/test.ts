@@ -3,8 +3,9 @@
  * cores, with Node's own runner. Ends with a list of what could not be run because a real server is not on this machine, and
  * one last line `N passed, N failed`.
  *
- * A test that needs a real server says so by calling `t.skip('needs …')`; that is the only allowed reason to skip, it is
- * listed, and every other skipped or to-do test counts as failed. With HEADFRAME_REQUIRE_SERVERS=1 these fail as well.
+ * A test that would use a real server which is not on this machine says so with a diagnostic or in its name ("not found"); it is
+ * listed, and with HEADFRAME_REQUIRE_SERVERS=1 it counts as failed. A test that is skipped in any other way counts as failed.
+ * Seeds of random tests (`TEST_SEED=…`) are shown with what failed in the same file.
  */
 import { globSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -23,6 +24,7 @@ let failed = 0;
 const notRun: string[] = [];
 const slow: string[] = [];
 const failures: string[] = [];
+const seeds = new Map<string, string>();
 const requiresServers = process.env.HEADFRAME_REQUIRE_SERVERS === '1';
 
 if (files.length === 0) {
@@ -37,7 +39,12 @@ const stream = run({
   timeout: FILE_TIMEOUT_MS,
   isolation: 'process',
 });
+stream.on('test:diagnostic', ({ message, file }) => {
+  if (/\bnot found\b/i.test(message)) notRun.push(`${place(file)}: ${message}`);
+  if (message.includes('TEST_SEED=') && file !== undefined) seeds.set(file, message);
+});
 stream.on('test:pass', (event) => {
+  if (/\bNOT FOUND\b/.test(event.name)) notRun.push(`${place(event.file)}: ${event.name}`);
   if (event.skip !== undefined || event.todo !== undefined)
     return skipped(event.name, event.file, event.skip);
   if (event.nesting === 0 && isFile(event.name)) return;
@@ -56,7 +63,10 @@ stream.on('test:fail', (event) => {
   failed += 1;
   const text =
     cause instanceof Error ? (cause.stack ?? cause.message) : String(cause ?? error.message);
-  failures.push(`${place(event.file)}: ${event.name}\n    ${text.replaceAll('\n', '\n    ')}`);
+  const seed = event.file === undefined ? undefined : seeds.get(event.file);
+  failures.push(
+    `${place(event.file)}: ${event.name}${seed === undefined ? '' : ` (${seed})`}\n    ${text.replaceAll('\n', '\n    ')}`,
+  );
   process.stdout.write(`FAILED ${place(event.file)}: ${event.name}\n`);
 });
 // What a test file printed is worth seeing only when something is wrong with it; seeds and figures are.
@@ -70,12 +80,18 @@ stream.on('end', finish);
 stream.resume();
 
 function finish(): void {
+  if (requiresServers && notRun.length > 0) {
+    failed += notRun.length;
+    failures.push(
+      `not on this machine, and HEADFRAME_REQUIRE_SERVERS=1:\n    ${notRun.join('\n    ')}`,
+    );
+  }
   for (const failure of failures) process.stdout.write(`\n${failure}\n`);
   if (slow.length > 0)
     process.stdout.write(`\nslower than ${SLOW_MS / 1000} s:\n  ${slow.join('\n  ')}\n`);
   if (notRun.length > 0)
     process.stdout.write(
-      `\nnot run, because it is not on this machine:\n  ${notRun.join('\n  ')}\n`,
+      `\nnot run, because it is not on this machine:\n  ${[...new Set(notRun)].join('\n  ')}\n`,
     );
   process.stdout.write(
     `\n${Math.round((performance.now() - startedMs) / 1000)} s\n${passed} passed, ${failed} failed\n`,
@@ -88,13 +104,10 @@ function skipped(
   file: string | undefined,
   reason: string | boolean | undefined,
 ): void {
-  const text = typeof reason === 'string' ? reason : '';
-  if (text.startsWith('needs ') && !requiresServers) {
-    notRun.push(`${place(file)}: ${name} (${text})`);
-    return;
-  }
   failed += 1;
-  failures.push(`${place(file)}: ${name}\n    was skipped${text === '' ? '' : `: ${text}`}`);
+  failures.push(
+    `${place(file)}: ${name}\n    was skipped${typeof reason === 'string' ? `: ${reason}` : ''}`,
+  );
 }
 
 /** The runner reports every file as a test of its own. */
