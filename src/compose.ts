@@ -26,9 +26,10 @@ import { overlook } from './overview.ts';
 import type { Clock, Log } from './ports.ts';
 import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
 import { createLaneClient } from './services/blocksubmit/lane-client.ts';
+import type { ProposalPayout } from './services/jobmanager/proposal.ts';
 import { startMiner } from './services/miner/miner.ts';
 import { startStatus } from './services/status/status.ts';
-import { startDoor } from './services/stratumd/door.ts';
+import { type Door, startDoor } from './services/stratumd/door.ts';
 import { Gateway } from './services/stratumd/gateway.ts';
 import {
   createGatewayMetrics,
@@ -166,7 +167,8 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
     const accelerator = loadAccelerator();
     const metrics = createGatewayMetrics();
     const leasePath = join(config.dataDir, 'extranonce.lease');
-    let blame: (remoteAddress: string, points: number) => void = () => {};
+    // The door is opened last and needs the gateway; nobody is blamed before.
+    let blame: Door['blame'] = () => {};
     const gateway = new Gateway(
       {
         log,
@@ -206,7 +208,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
         nodes: chain.nodes,
         network: config.network,
         poolTag: config.poolTag,
-        outputsForProposal: outputsForProposal(chain.payout),
+        payout: proposalPayout(chain.payout),
         ...config.jobs,
       },
     }));
@@ -221,7 +223,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
         limits: config.stratum.door,
       },
     );
-    blame = (remoteAddress, points) => door.blame(remoteAddress, points);
+    blame = door.blame.bind(door);
     started.push({ name: 'door', stop: () => door.stop() });
     log.info('miners are welcome', {
       ports: door.ports,
@@ -375,12 +377,11 @@ async function chooseChain(
   };
 }
 
-function outputsForProposal(payout: PayoutOptions): { script: Uint8Array; ppm: number }[] {
-  if (payout.mode === 'pool') return [{ script: payout.script, ppm: 1_000_000 }];
-  // A fee output stands second; who finds the block takes what is left of it.
-  return payout.fee === null
-    ? []
-    : [{ script: new Uint8Array([0x00, 0x14, ...new Uint8Array(20)]), ppm: 1_000_000 }, payout.fee];
+/** In solo mode every miner's coinbase is its own; the node is asked about one with the same shape. */
+function proposalPayout(payout: PayoutOptions): ProposalPayout {
+  return payout.mode === 'pool'
+    ? { script: payout.script, fee: null }
+    : { script: null, fee: payout.fee };
 }
 
 function readLease(path: string): number {

@@ -247,7 +247,7 @@ async function mineThrough(
       nodes: [node.address],
       network: 'regtest',
       poolTag: '/Headframe/',
-      outputsForProposal: [{ script: SCRIPT, ppm: 1_000_000 }],
+      payout: { script: SCRIPT, fee: null },
       feeCheckMs: 100,
       feeRiseSats: 1,
     },

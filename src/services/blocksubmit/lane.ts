@@ -682,6 +682,7 @@ export async function startBlockLane(
     const fields = { hash: block.hash, height: outcome.height, state, node, detail, confirmations };
     if (state === 'orphaned' || state === 'refused' || state === 'side')
       log.warn(`block is ${state}`, fields);
+    else if (state === 'found' || state === 'submitted') log.debug(`block is ${state}`, fields);
     else log.info(`block is ${state}`, fields);
   }
 

@@ -15,7 +15,7 @@ import type { Template } from '../../core/work/template.ts';
 import { encodeJob, encodeTemplateBody } from '../../messages/codec.ts';
 import type { Bus, Clock, Fault, Log } from '../../ports.ts';
 import type { JobIds } from './job-ids.ts';
-import { emptyTemplate, encodeProposalFront, type OutputShare } from './proposal.ts';
+import { emptyTemplate, encodeProposalFront, type ProposalPayout } from './proposal.ts';
 
 const PUBLISH_ATTEMPTS_MAX = 5;
 
@@ -32,7 +32,7 @@ export type JobDeskOptions = {
   /** The same as parts per million of the block's whole value. */
   feeRisePpm: number;
   poolTag: string;
-  outputsForProposal: readonly OutputShare[];
+  payout: ProposalPayout;
   proposalTimeoutMs: number;
 };
 
@@ -183,7 +183,7 @@ export function createJobDesk(
   async function propose(made: Made): Promise<ProposalVerdict> {
     const front = encodeProposalFront(made.job, {
       tag: options.poolTag,
-      outputs: options.outputsForProposal,
+      payout: options.payout,
     });
     if (!front.ok) return { kind: 'refused', detail: `coinbase: ${front.reason}` };
     proposals += 1;

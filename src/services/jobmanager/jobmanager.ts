@@ -16,7 +16,7 @@ import { chooseNode, findDisagreement, type NodeView } from './choose.ts';
 import { createJobDesk, type Meter } from './job-desk.ts';
 import { createJobIds, type Mark } from './job-ids.ts';
 import { type NodeEvent, type NodeWatch, watchNode } from './node-watch.ts';
-import type { OutputShare } from './proposal.ts';
+import type { ProposalPayout } from './proposal.ts';
 
 export type JobmanagerTools = {
   clock: Clock;
@@ -36,8 +36,8 @@ export type JobmanagerOptions = {
   nodes: readonly NodeAddress[];
   network: Network;
   poolTag: string;
-  /** Outputs of the coinbase that is proposed to the node; empty: an output that stands for a miner's address. */
-  outputsForProposal: readonly OutputShare[];
+  /** Who the coinbase pays that is proposed to the node. */
+  payout: ProposalPayout;
   /** A job is renewed after this even if nothing changed. */
   refreshMs?: number;
   /** How often the node is asked whether fees have risen. */
@@ -146,7 +146,7 @@ export async function startJobmanager(
       feeRiseSats: options.feeRiseSats ?? 1_000_000,
       feeRisePpm: options.feeRisePpm ?? 10_000,
       poolTag: options.poolTag,
-      outputsForProposal: options.outputsForProposal,
+      payout: options.payout,
       proposalTimeoutMs: options.proposalTimeoutMs ?? 10_000,
     },
     (node) => avoid(node),

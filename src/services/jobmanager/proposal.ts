@@ -4,36 +4,24 @@
  * not checked in a proposal, so any nonce will do.
  */
 import { ByteWriter, concatBytes, encodeHex } from '../../core/bitcoin/bytes.ts';
-import type { CoinbaseOutput } from '../../core/bitcoin/coinbase.ts';
 import { assembleCoinbase } from '../../core/bitcoin/coinbase.ts';
 import { sha256d } from '../../core/bitcoin/hash.ts';
 import { foldBranch } from '../../core/bitcoin/merkle.ts';
 import type { Job } from '../../core/work/job.ts';
 import { assembleBlockHeader, buildJobCoinbase, EXTRANONCE_BYTES } from '../../core/work/job.ts';
+import { coinbaseOutputs } from '../../core/work/payout.ts';
 import type { Template } from '../../core/work/template.ts';
 
-/** One output of the pool's coinbase: parts per million of the whole; the first takes what the others leave. */
-export type OutputShare = { script: Uint8Array; ppm: number };
+/** Who a proposed coinbase pays: `script` null stands for a miner's address, where the pool has none of its own. */
+export type ProposalPayout = {
+  script: Uint8Array | null;
+  fee: { ppm: number; script: Uint8Array } | null;
+};
 
-const PPM = 1_000_000n;
 /** Pay-to-witness-pubkey-hash of twenty zeros: stands for a miner's address where the pool has none of its own (never mined). */
 const ANYBODY: Uint8Array = Uint8Array.from([0x00, 0x14, ...new Uint8Array(20)]);
 /** BIP141: OP_RETURN, push of 36, header; then SHA-256d of 64 zero bytes, the commitment of a block that has only a coinbase. */
 const EMPTY_COMMITMENT_START: Uint8Array = Uint8Array.of(0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed);
-
-/** Outputs that add up to exactly `valueSats`. Shares over 100 % in sum are cut at what is left. */
-export function splitOutputs(valueSats: bigint, shares: readonly OutputShare[]): CoinbaseOutput[] {
-  const [first, ...others] = shares.length === 0 ? [{ script: ANYBODY, ppm: 1_000_000 }] : shares;
-  let left = valueSats;
-  const outputs: CoinbaseOutput[] = [];
-  for (const { script, ppm } of others) {
-    const wanted = (valueSats * BigInt(Math.trunc(ppm))) / PPM;
-    const paid = wanted > left ? left : wanted;
-    left -= paid;
-    outputs.push({ script, valueSats: paid });
-  }
-  return [{ script: first!.script, valueSats: left }, ...outputs];
-}
 
 /**
  * The front of the proposed block as hex: header, transaction count and coinbase. The template's transactions follow it.
@@ -41,12 +29,16 @@ export function splitOutputs(valueSats: bigint, shares: readonly OutputShare[]):
  */
 export function encodeProposalFront(
   job: Job,
-  options: { tag: string; outputs: readonly OutputShare[] },
+  options: { tag: string; payout: ProposalPayout },
 ): { ok: true; hex: string } | { ok: false; reason: string } {
   const built = buildJobCoinbase(job, {
     tag: options.tag,
     extranonceBytes: EXTRANONCE_BYTES,
-    outputs: splitOutputs(job.coinbaseValueSats, options.outputs),
+    outputs: coinbaseOutputs(
+      options.payout.script ?? ANYBODY,
+      options.payout.fee,
+      job.coinbaseValueSats,
+    ),
   });
   if (!built.ok) return built;
   const { prefix, suffix } = built.parts;

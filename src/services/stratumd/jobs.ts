@@ -9,7 +9,7 @@
 import { encodeHex } from '../../core/bitcoin/bytes.ts';
 import { difficultyOfTarget } from '../../core/bitcoin/target.ts';
 import type { SessionLimits } from '../../core/stratum/limits.ts';
-import { coinbaseOutputs } from '../../core/stratum/payout.ts';
+import { coinbaseOutputs } from '../../core/work/payout.ts';
 import { DuplicateSet } from '../../core/work/duplicates.ts';
 import {
   buildJobCoinbase,

@@ -354,7 +354,11 @@ export class Judge {
     });
     metrics.blocksFound += 1;
     if (worker !== null) worker.blocks += 1;
-    log.info('block found', { height: job.height, jobId: job.jobId, worker: worker?.name ?? '' });
+    log.debug('winning header handed to the block lane', {
+      height: job.height,
+      jobId: job.jobId,
+      worker: worker?.name ?? '',
+    });
   }
 
   /**
@@ -392,11 +396,9 @@ export class Judge {
     const chosen = this.#chosen;
     const { hash } = compiled.work;
     const shareDifficulty = difficultyOfHash(hash);
-    // A block is worth a share however hard the session's difficulty; never more than a block is.
+    // A block is worth a share however hard the session's difficulty: what it proves is the network's, then.
     const difficulty =
-      isBlock && terms.difficulty > known.networkDifficulty
-        ? known.networkDifficulty
-        : terms.difficulty;
+      isBlock && !meetsTarget(hash, terms.target) ? known.networkDifficulty : terms.difficulty;
     this.#extranonce2View.setUint32(0, chosen.extranonce2High);
     this.#extranonce2View.setUint32(4, chosen.extranonce2Low);
     const record = this.#record;

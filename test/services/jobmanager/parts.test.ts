@@ -12,11 +12,7 @@ import {
   type NodeView,
 } from '../../../src/services/jobmanager/choose.ts';
 import { createJobIds, type Mark } from '../../../src/services/jobmanager/job-ids.ts';
-import {
-  emptyTemplate,
-  encodeProposalFront,
-  splitOutputs,
-} from '../../../src/services/jobmanager/proposal.ts';
+import { emptyTemplate, encodeProposalFront } from '../../../src/services/jobmanager/proposal.ts';
 import { fakeTransaction, startFakeNode } from '../../tools/fake-node.ts';
 import { createMemoryLog } from '../../tools/waiting.ts';
 
@@ -165,27 +161,6 @@ describe('job ids', () => {
 });
 
 describe('proposal', () => {
-  it('splits to the last satoshi', () => {
-    fc.assert(
-      fc.property(
-        fc.bigInt({ min: 0n, max: 2_100_000_000_000_000n }),
-        fc.array(fc.integer({ min: 0, max: 1_000_000 }), { maxLength: 6 }),
-        (valueSats, ppms) => {
-          const outputs = splitOutputs(
-            valueSats,
-            ppms.map((ppm) => ({ script: new Uint8Array(1), ppm })),
-          );
-          let sum = 0n;
-          for (const output of outputs) {
-            assert.ok(output.valueSats >= 0n);
-            sum += output.valueSats;
-          }
-          assert.equal(sum, valueSats);
-        },
-      ),
-    );
-  });
-
   it('builds the block front, and an empty template worth the subsidy', async () => {
     const node = await startFakeNode();
     node.transactions = [fakeTransaction(0, 10), fakeTransaction(1, 0)];
@@ -200,7 +175,7 @@ describe('proposal', () => {
     const options = { jobId: '0a', clean: true, createdAtMs: 1 };
     const front = encodeProposalFront(buildJob(decoded.template, options), {
       tag: 't',
-      outputs: [],
+      payout: { script: null, fee: null },
     });
     assert.ok(front.ok);
     assert.equal(front.hex.slice(160, 162), '03');
@@ -212,7 +187,7 @@ describe('proposal', () => {
     );
     const long = encodeProposalFront(buildJob(decoded.template, options), {
       tag: 'x'.repeat(101),
-      outputs: [],
+      payout: { script: null, fee: null },
     });
     assert.equal(long.ok, false);
   });
