@@ -38,7 +38,6 @@ import type { Session } from '../../src/services/stratumd/session.ts';
 import { createCrashDisk } from '../tools/crash-disk.ts';
 import type { SimTemplate } from './chain.ts';
 import { openSimDatabase } from './database.ts';
-import type { Submission } from './miner.ts';
 import { createRandom, type Random } from './random.ts';
 import { type Records, startRecords } from './records.ts';
 import { START_MS } from './time.ts';
@@ -67,9 +66,6 @@ export class Pool {
   readonly #disk: Disk;
   readonly #lostDisk: Disk;
   readonly #laneHearsFirst: boolean;
-  /** Synced content by path, and the paths whose names are durable. */
-  readonly #synced = new Map<string, Buffer>();
-  readonly #durableNames = new Set<string>();
   readonly #sessions = new Map<number, Session>();
   readonly #bySessionId = new Map<string, Session>();
   readonly #jobTips = new Map<string, string>();
@@ -447,23 +443,23 @@ export class Pool {
       rename: (from, to) =>
         run(from, 'rename', async () => {
           await disk.rename(from, to);
-          const content = this.#synced.get(from);
-          if (content !== undefined) this.#synced.set(to, content);
-          this.#synced.delete(from);
-          this.#durableNames.delete(to);
+          const content = world.synced.get(from);
+          if (content !== undefined) world.synced.set(to, content);
+          world.synced.delete(from);
+          world.durableNames.delete(to);
         }),
       remove: (path) =>
         run(path, 'remove', async () => {
           await disk.remove(path);
-          this.#synced.delete(path);
-          this.#durableNames.delete(path);
+          world.synced.delete(path);
+          world.durableNames.delete(path);
         }),
       syncDirectory: (path) =>
         run(path, 'syncDirectory', async () => {
           await wait(1);
           await disk.syncDirectory(path);
           for (const name of world.disk.paths())
-            if (name.startsWith(`${path}/`)) this.#durableNames.add(name);
+            if (name.startsWith(`${path}/`)) world.durableNames.add(name);
         }),
       open: (path, how) =>
         run(path, 'open', async (): Promise<DiskFile> => {
@@ -476,7 +472,7 @@ export class Pool {
                 if (!this.alive) await never();
                 const content = world.disk.contentOf(path);
                 await file.datasync();
-                if (content !== null) this.#synced.set(path, Buffer.from(content));
+                if (content !== null) world.synced.set(path, Buffer.from(content));
               }),
             read: (position, length) => run(path, 'read', () => file.read(position, length)),
             size: () => run(path, 'size', () => file.size()),
@@ -488,28 +484,6 @@ export class Pool {
   }
 
   // ---- what the world looks up for its books -----------------------------------------------------------------------
-
-  /** Whether these bytes stand in a synced file of the journal. */
-  isSynced(bytes: Buffer): boolean {
-    for (const [path, content] of this.#synced) {
-      if (path.includes('/journal') && content.includes(bytes)) return true;
-    }
-    return false;
-  }
-
-  /** Whether the block is on the disk for good, content and name. */
-  holdsBlock(submission: Submission): boolean {
-    for (const path of this.#durableNames) {
-      if (
-        path.includes('/blocks') &&
-        path.includes(submission.hashDisplay) &&
-        path.includes('.blk')
-      ) {
-        if (this.#synced.has(path) || this.#world.disk.contentOf(path) !== null) return true;
-      }
-    }
-    return false;
-  }
 
   breakDisk(random: Random): void {
     const { disk } = this.#world;

@@ -1,6 +1,6 @@
 /**
- * Virtual time. While installed, `setTimeout`, `setInterval`, `setImmediate`'s timers' clock and `Date.now` belong to the
- * simulation: nothing waits for the wall clock, and the order in which timers fire is decided by their due time and then by the
+ * Virtual time. While installed, `setTimeout`, `setInterval`, `Date.now` and `Atomics.waitAsync` belong to the simulation: nothing
+ * waits for the wall clock or for another thread, and the order in which timers fire is decided by their due time and then by the
  * order in which they were made. Promises and `setImmediate` stay Node's own; `settle` runs them until nothing moves.
  */
 
@@ -8,6 +8,13 @@
 export const START_MS = Date.UTC(2026, 0, 1);
 
 type Timer = { id: number; dueMs: number; order: number; everyMs: number | null; run: () => void };
+
+type Work = (...args: unknown[]) => void;
+type Globals = Record<'setTimeout' | 'setInterval' | 'clearTimeout' | 'clearInterval', unknown>;
+
+function pickGlobals({ setTimeout, setInterval, clearTimeout, clearInterval }: Globals): Globals {
+  return { setTimeout, setInterval, clearTimeout, clearInterval };
+}
 
 /** What `setTimeout` hands out while virtual time is installed: enough of Node's Timeout for any caller. */
 class Handle {
@@ -41,6 +48,7 @@ export class VirtualTime {
   readonly #timers = new Map<number, Timer>();
   #nextId = 1;
   #order = 0;
+  readonly #waiters = new Set<{ buffer: ArrayBufferLike; index: number; wake: () => void }>();
   #restore: (() => void) | null = null;
   readonly #realImmediate = setImmediate;
 
@@ -60,6 +68,7 @@ export class VirtualTime {
   /** Forgets every timer: what a killed process does. */
   clear(): void {
     this.#timers.clear();
+    this.#waiters.clear();
   }
 
   #add(delayMs: number, everyMs: number | null, run: () => void): number {
@@ -71,37 +80,49 @@ export class VirtualTime {
 
   /** Takes the global timers and Date.now over. */
   install(): void {
-    const real = {
-      setTimeout: globalThis.setTimeout,
-      clearTimeout: globalThis.clearTimeout,
-      setInterval: globalThis.setInterval,
-      clearInterval: globalThis.clearInterval,
-      now: Date.now,
-    };
+    const global = globalThis as unknown as Globals;
+    const real = { ...pickGlobals(global) };
+    const { now } = Date;
+    const { waitAsync, notify } = Atomics;
     const clear = (handle: unknown): void => {
       if (handle instanceof Handle) this.cancel(handle.id);
     };
-    const target = globalThis as unknown as {
-      setTimeout: unknown;
-      setInterval: unknown;
-      clearTimeout: unknown;
-      clearInterval: unknown;
-    };
-    target.setTimeout = (run: (...args: unknown[]) => void, delayMs = 0, ...args: unknown[]) =>
-      new Handle(this.#add(delayMs, null, () => run(...args)));
-    target.setInterval = (run: (...args: unknown[]) => void, delayMs = 0, ...args: unknown[]) =>
-      new Handle(this.#add(delayMs, Math.max(1, delayMs), () => run(...args)));
-    target.clearTimeout = clear;
-    target.clearInterval = clear;
+    Object.assign(global, {
+      setTimeout: (run: Work, delayMs = 0, ...args: unknown[]) =>
+        new Handle(this.#add(delayMs, null, () => run(...args))),
+      setInterval: (run: Work, delayMs = 0, ...args: unknown[]) =>
+        new Handle(this.#add(delayMs, Math.max(1, delayMs), () => run(...args))),
+      clearTimeout: clear,
+      clearInterval: clear,
+    });
     Date.now = () => this.nowMs;
-    this.#restore = () => {
-      Object.assign(target, {
-        setTimeout: real.setTimeout,
-        clearTimeout: real.clearTimeout,
-        setInterval: real.setInterval,
-        clearInterval: real.clearInterval,
+    const atomics = Atomics as unknown as Record<'waitAsync' | 'notify', unknown>;
+    atomics.waitAsync = (view: BigInt64Array, index: number, value: bigint, timeoutMs: number) => {
+      if (Atomics.load(view, index) !== value) return { async: false, value: 'not-equal' };
+      const woken = new Promise<string>((resolve) => {
+        const waiter = { buffer: view.buffer, index, wake: () => resolve('ok') };
+        this.#waiters.add(waiter);
+        this.after(timeoutMs, () => {
+          if (this.#waiters.delete(waiter)) resolve('timed-out');
+        });
       });
-      Date.now = real.now;
+      return { async: true, value: woken };
+    };
+    atomics.notify = (view: BigInt64Array, index: number) => {
+      let count = 0;
+      for (const waiter of this.#waiters) {
+        if (waiter.buffer !== view.buffer || waiter.index !== index) continue;
+        this.#waiters.delete(waiter);
+        this.activity += 1;
+        count += 1;
+        waiter.wake();
+      }
+      return count;
+    };
+    this.#restore = () => {
+      Object.assign(global, real);
+      Date.now = now;
+      Object.assign(atomics, { waitAsync, notify });
     };
   }
 

@@ -10,6 +10,7 @@ import { type BreakName, breakClasses } from './breaks.ts';
 import { Chain, NODE_MODES, SimNode } from './chain.ts';
 import { type DatabaseMode, SimTables } from './database.ts';
 import { Miner, type MinerKind, respell, type Submission } from './miner.ts';
+import { doubleSha } from './oracle.ts';
 import { Pool } from './pool.ts';
 import {
   type Acknowledged,
@@ -81,6 +82,9 @@ export class World {
   readonly nodes: SimNode[];
   readonly miners: Miner[] = [];
   readonly breaks: ReadonlySet<BreakName>;
+  /** Content that was synced, by path, and paths whose names are durable: what a power loss leaves. */
+  readonly synced = new Map<string, Buffer>();
+  readonly durableNames = new Set<string>();
   readonly links = new Map<number, Link>();
   readonly stored = new Map<string, StoredShare>();
   readonly storedTwice: string[] = [];
@@ -169,7 +173,7 @@ export class World {
     this.poolSinceMs = null;
     pool.alive = false;
     this.time.clear();
-    if (how === 'power') this.disk.losePower();
+    if (how === 'power') this.#losePower();
     else this.disk.killProcess();
     for (const link of this.links.values()) this.#dropLink(link);
     this.links.clear();
@@ -185,10 +189,41 @@ export class World {
     }
   }
 
+  /** What is there afterwards is there for good. */
+  #losePower(): void {
+    this.disk.losePower();
+    this.synced.clear();
+    this.durableNames.clear();
+    for (const path of this.disk.paths()) {
+      this.durableNames.add(path);
+      this.synced.set(path, Buffer.from(this.disk.contentOf(path)!));
+    }
+  }
+
+  /** Whether these bytes stand in a synced file of the journal. */
+  #isSynced(bytes: Buffer): boolean {
+    for (const [path, content] of this.synced) {
+      if (path.includes('/journal') && content.includes(bytes)) return true;
+    }
+    return false;
+  }
+
+  /** Whether the block is on the disk so that no kill and no power loss can take it: content and name. */
+  #holdsBlock(submission: Submission): boolean {
+    for (const path of this.durableNames) {
+      if (!path.includes(submission.hashDisplay) || !path.includes('.blk')) continue;
+      const content = this.synced.get(path);
+      const live = this.disk.contentOf(path);
+      if (content === undefined || live === null || content.length !== live.length) continue;
+      if (doubleSha(content.subarray(0, 80)).toString('hex') === submission.hashHex) return true;
+    }
+    return false;
+  }
+
   /** Notes which blocks stand on the disk. */
   #lookAtDisk(): void {
     for (const win of this.wins.values()) {
-      if (win.onDiskAtMs === null && this.pool?.holdsBlock(win.submission) === true) {
+      if (win.onDiskAtMs === null && this.#holdsBlock(win.submission)) {
         win.onDiskAtMs = this.time.nowMs;
       }
     }
@@ -315,7 +350,7 @@ export class World {
     if (this.#acknowledgedNow.has(hash)) this.acknowledgedTwice.push(submission.hashDisplay);
     this.#acknowledgedNow.add(hash);
     const bytes = Buffer.from(hash, 'hex');
-    const durable = this.stored.has(hash) || (this.pool?.isSynced(bytes) ?? false);
+    const durable = this.stored.has(hash) || this.#isSynced(bytes);
     this.acknowledged.push({
       submission,
       atMs: this.time.nowMs,
