@@ -22,6 +22,7 @@ import type { NodeAddress } from './core/node/rpc.ts';
 import { foldInTypescript } from './core/work/fold.ts';
 import type { LogOptions } from './log.ts';
 import { decodeJob } from './messages/codec.ts';
+import { createShareHistogram } from './metrics.ts';
 import { overlook } from './overview.ts';
 import type { Clock, Log } from './ports.ts';
 import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
@@ -166,6 +167,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
 
     const accelerator = loadAccelerator();
     const metrics = createGatewayMetrics();
+    const shareProcessing = createShareHistogram();
     const leasePath = join(config.dataDir, 'extranonce.lease');
     // The door is opened last and needs the gateway; nobody is blamed before.
     let blame: Door['blame'] = () => {};
@@ -180,6 +182,10 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
         persistLease: (highWater) => replaceFile(leasePath, `${highWater}\n`),
         randomBytes: (count) => randomBytes(count),
         blame: (remoteAddress, points) => blame(remoteAddress, points),
+        stopwatch: {
+          readMs: () => performance.now(),
+          observe: (seconds) => shareProcessing.observe(seconds),
+        },
       },
       {
         network: config.network,
@@ -256,6 +262,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
         chain,
         gateway,
         metrics,
+        shareProcessing,
         journal,
         door,
         db,

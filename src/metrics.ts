@@ -33,6 +33,8 @@ export type MetricSources = {
   lane?: () => LaneStatus | null;
   /** Every worker with its hashrate; asked once per scrape. */
   workers?: () => Iterable<{ account: string; worker: string; hashrateHps: number }>;
+  /** Made before the page, where shares are judged. */
+  shareProcessing?: Histogram;
   /** Further numbers; those with the same name must have the same help and kind. */
   figures?: () => Iterable<Figure>;
 };
@@ -90,13 +92,18 @@ const WORKER_CHARS_MAX = 160;
 
 type Sample = { value: number; labels?: Readonly<Record<string, string>> };
 
+/** Counts share times in the buckets of `stratum_share_processing_seconds`. */
+export function createShareHistogram(): Histogram {
+  return new Histogram(SHARE_SECONDS);
+}
+
 /** Makes the page. Nothing is listened on here. */
 export function createMetrics(
   sources: MetricSources,
   options: { workersMax: number; version: string },
 ): Metrics {
   const registry = new Registry();
-  const shareProcessing = new Histogram(SHARE_SECONDS);
+  const shareProcessing = sources.shareProcessing ?? createShareHistogram();
 
   /** A family of numbers read when it is scraped. A source that throws leaves its numbers out, not the page. */
   function family(

@@ -5,7 +5,7 @@ import type { Journal } from './adapters/journal.ts';
 import type { Config } from './config.ts';
 import { encodeHexReversed } from './core/bitcoin/bytes.ts';
 import type { NodeAddress } from './core/node/rpc.ts';
-import { createMetrics } from './metrics.ts';
+import { createMetrics, type Histogram } from './metrics.ts';
 import type { Clock, Db, Log } from './ports.ts';
 import type { LaneStatus } from './services/blocksubmit/lane.ts';
 import type { JobmanagerStatus } from './services/jobmanager/jobmanager.ts';
@@ -28,6 +28,7 @@ export type PoolParts = {
   chain: { nodes: readonly NodeAddress[]; payout: PayoutOptions; ports: readonly PortOptions[] };
   gateway: Gateway;
   metrics: GatewayMetrics;
+  shareProcessing: Histogram;
   journal: Journal;
   door: Door;
   db: Db;
@@ -48,6 +49,7 @@ export function overlook(parts: PoolParts): StatusTools {
     metrics: createMetrics(
       {
         gateway: () => metrics,
+        shareProcessing: parts.shareProcessing,
         door: () => door.counters,
         journal: () => ({ ...journal.figures(), state: journal.state() }),
         node,

@@ -117,7 +117,7 @@ export class Desk {
         this.#conduct.fail(session, request.id, 'method-backwards');
         return;
       case 'submit':
-        this.#judge.submit(session, request, text);
+        this.#submit(session, request, text);
         return;
       case undefined:
         this.#unknownMethod(session, request);
@@ -306,6 +306,17 @@ export class Desk {
     session.suggestedAtMs = this.#time.nowMs;
     session.hintRank = HINT_RANK.suggested;
     this.#dispatch.propose(session, suggestion.difficulty);
+  }
+
+  #submit(session: Session, request: Request, text: string): void {
+    const { stopwatch } = this.#tools;
+    if (stopwatch === undefined) {
+      this.#judge.submit(session, request, text);
+      return;
+    }
+    const beganMs = stopwatch.readMs();
+    this.#judge.submit(session, request, text);
+    stopwatch.observe((stopwatch.readMs() - beganMs) / 1000);
   }
 
   #unknownMethod(session: Session, request: Request): void {

@@ -9,7 +9,6 @@
 import { encodeHex } from '../../core/bitcoin/bytes.ts';
 import { difficultyOfTarget } from '../../core/bitcoin/target.ts';
 import type { SessionLimits } from '../../core/stratum/limits.ts';
-import { coinbaseOutputs } from '../../core/work/payout.ts';
 import { DuplicateSet } from '../../core/work/duplicates.ts';
 import {
   buildJobCoinbase,
@@ -18,6 +17,7 @@ import {
   encodeNotify,
   type Job,
 } from '../../core/work/job.ts';
+import { coinbaseOutputs } from '../../core/work/payout.ts';
 import {
   compileWork,
   type PreparedTarget,

@@ -445,7 +445,6 @@ export class Judge {
 
   #prove(session: Session): void {
     session.proven = true;
-    this.#tools.prove?.(session.connection);
     if (session.profile.answersVersion) session.say(encodeGetVersion(VERSION_REQUEST_ID));
   }
 
