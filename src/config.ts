@@ -72,7 +72,7 @@ export type Config = {
   };
   journal: { directory: string; mode: 'disk' | 'memory'; unshippedBytesMax: number };
   database: {
-    /** Null: a private PostgreSQL in `directory`. */
+    /** Null: a private PostgreSQL below `directory`. */
     url: string | null;
     directory: string;
   };
@@ -558,7 +558,7 @@ function combine(given: Combining): Config | null {
       mode: values.ackMode,
       unshippedBytesMax: values.journalMax,
     },
-    database: { url: combineDatabase(given), directory: join(dataDir, 'postgres') },
+    database: { url: combineDatabase(given), directory: dataDir },
     api: values.apiEnabled ? { host: values.apiAddr, port: values.apiPort } : null,
     metrics: values.metricsEnabled
       ? { host: values.metricsAddr, port: values.metricsPort, workersMax: values.metricsWorkers }
