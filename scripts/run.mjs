@@ -70,13 +70,27 @@ function endWithParent() {
     process.channel.unref();
     process.once('disconnect', end);
   } else if (process.env.npm_lifecycle_event !== undefined) {
-    const parent = process.ppid;
+    const startedBy = ancestors();
     const timer = setInterval(() => {
-      if (process.ppid === parent) return;
+      if (ancestors() === startedBy) return;
       clearInterval(timer);
       end();
     }, 250);
     timer.unref();
+  }
+}
+
+/** Our parent, and above it npm where npm has put a shell between. What started npm may end as it likes. */
+function ancestors() {
+  const parent = process.ppid;
+  try {
+    // pid (name) state ppid …
+    const [, name, above] =
+      /^\d+ \((.*)\) \S (\d+)/s.exec(readFileSync(`/proc/${parent}/stat`, 'utf8')) ?? [];
+    return /^(sh|dash|bash|ash|zsh)$/.test(name) ? `${parent} ${above}` : String(parent);
+  } catch {
+    // Not Linux, or gone this moment.
+    return String(parent);
   }
 }
 
