@@ -38,6 +38,8 @@ export type SimTemplate = {
   commitmentScript: string;
 };
 
+const SLOW_MS = 3_000;
+
 /** How a node behaves at present. */
 export type NodeMode = 'up' | 'down' | 'slow' | 'lost-answer' | 'warming' | 'overloaded';
 export const NODE_MODES: readonly NodeMode[] = [
@@ -304,7 +306,12 @@ export class SimNode {
   }
 
   setMode(mode: NodeMode): void {
-    if (mode === 'up' && this.mode !== 'up') this.upSinceMs = this.#time.nowMs;
+    if (mode === 'up' && this.mode !== 'up') {
+      // A call that began while the node was slow still takes its time; after a 503 the pool may wait five seconds.
+      const patienceMs =
+        this.mode === 'slow' ? SLOW_MS + 500 : this.mode === 'overloaded' ? 5_000 : 0;
+      this.upSinceMs = this.#time.nowMs + patienceMs;
+    }
     this.mode = mode;
   }
 
@@ -331,7 +338,7 @@ export class SimNode {
         case 'overloaded':
           return reply({ kind: 'overloaded', detail: '503 Work queue depth exceeded' }, 2);
         case 'slow':
-          await new Promise<void>((resolve) => this.#time.after(3000, resolve));
+          await new Promise<void>((resolve) => this.#time.after(SLOW_MS, resolve));
           if (!alive()) return new Promise(() => {});
           return reply(this.#answer(method, params), 1);
         case 'lost-answer':

@@ -58,7 +58,6 @@ const POOL_SCRIPT = decodeHex(`0014${'11'.repeat(20)}`)!;
 
 export class Pool {
   alive = true;
-  isDiskFaulty = false;
   readonly metrics: GatewayMetrics = createGatewayMetrics();
   readonly #world: World;
   readonly #random: Random;
@@ -484,24 +483,6 @@ export class Pool {
   }
 
   // ---- what the world looks up for its books -----------------------------------------------------------------------
-
-  breakDisk(random: Random): void {
-    const { disk } = this.#world;
-    this.isDiskFaulty = true;
-    const operation = random.pick([
-      'write',
-      'datasync',
-      'create',
-      'rename',
-      'syncDirectory',
-    ] as const);
-    const kind = random.pick(['ENOSPC', 'EIO', 'short'] as const);
-    disk.fail({ operation, kind, times: 1 + random.below(5) });
-  }
-
-  diskHealed(): void {
-    this.isDiskFaulty = false;
-  }
 
   lagBytes(): number {
     return this.#reader?.lagBytes() ?? 0;

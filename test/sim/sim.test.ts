@@ -11,8 +11,8 @@ import { CHECKED_ELSEWHERE, PROMISES } from './promises.ts';
 import { CRASH_POINTS, makeSteps, type Step } from './steps.ts';
 import { type RunResult, runWorld, shrinkFailure } from './world.ts';
 
-const STEPS = 250;
-const SEEDS = Array.from({ length: 24 }, (_, index) => index + 1);
+const STEPS = 220;
+const SEEDS = Array.from({ length: 12 }, (_, index) => index + 1);
 
 async function mustHold(seed: number, steps: readonly Step[]): Promise<RunResult> {
   const result = await runWorld({ seed, steps });
@@ -40,8 +40,8 @@ describe('simulation', () => {
       for (const point of stats.crashedAt.keys()) crashedAt.add(point);
     }
     // The runs must have had something to lose.
-    assert.ok(accepted > 1000, `only ${accepted} shares were acknowledged`);
-    assert.ok(blocks > 50, `only ${blocks} blocks reached a node`);
+    assert.ok(accepted > 600, `only ${accepted} shares were acknowledged`);
+    assert.ok(blocks > 40, `only ${blocks} blocks reached a node`);
   });
 
   for (const point of CRASH_POINTS) {
@@ -119,13 +119,15 @@ test('every promise from P01 to P16 is checked here or names the test that does'
 
 /** A run in which a crash at `point` is armed again and again among shares, blocks and faults. */
 function pointedSteps(seed: number, how: 'kill' | 'power', point: string): Step[] {
-  const steps = makeSteps(seed, 140).filter(
+  const steps = makeSteps(seed, 110).filter(
     (step) => !['crash', 'powerLoss', 'armCrash', 'wait', 'disk', 'freeze'].includes(step.kind),
   );
   return steps.flatMap((step, index) =>
     index % 12 === 5
       ? [
           { kind: 'armCrash', seed: step.seed, at: { point, how } } as Step,
+          // A lease is only taken by a fresh process.
+          ...(point.startsWith('lease') ? [{ kind: 'crash', seed: step.seed } as Step] : []),
           { kind: 'block', seed: step.seed } as Step,
           step,
         ]

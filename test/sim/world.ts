@@ -15,6 +15,7 @@ import { Pool } from './pool.ts';
 import {
   type Acknowledged,
   type Books,
+  DISK_GRACE_MS,
   PROMISES,
   type StoredShare,
   WINDOW_MS,
@@ -103,6 +104,8 @@ export class World {
   /** Extranonce lease, as the file on disk holds it. */
   leaseHighWater = 0;
   readonly tables = new SimTables();
+  /** Infinity while the disk has orders to fail. */
+  diskHealedAtMs = START_MS - 60_000;
   database: DatabaseMode = 'up';
   busFault: 'none' | 'lose' | 'repeat' | 'fail-after' = 'none';
   /** The node gives no new templates. */
@@ -184,7 +187,9 @@ export class World {
         this.chain.received.get(win.submission.hashDisplay) === undefined
       ) {
         win.diedBefore = true;
-        win.diedInWindow ||= this.time.nowMs - win.deliveredAtMs <= WINDOW_MS;
+        win.diedInWindow ||=
+          this.time.nowMs - win.deliveredAtMs <= WINDOW_MS ||
+          this.time.nowMs - this.diskHealedAtMs <= DISK_GRACE_MS;
       }
     }
   }
@@ -393,7 +398,7 @@ export class World {
   books(atRest: boolean): Books {
     const nowMs = this.time.nowMs;
     let deliverableSinceMs: number | null = null;
-    if (this.poolSinceMs !== null && !this.pool!.isDiskFaulty) {
+    if (this.poolSinceMs !== null && this.diskHealedAtMs <= this.time.nowMs) {
       for (const node of this.nodes) {
         if (node.mode !== 'up') continue;
         const since = Math.max(this.poolSinceMs, node.upSinceMs);
@@ -513,7 +518,7 @@ export class World {
       case 'armCrash':
         this.#armed = {
           point: random.pick(CRASH_POINTS),
-          countdown: 1 + random.below(3),
+          countdown: step.at === undefined ? 1 + random.below(3) : 1,
           how: random.chance(0.5) ? 'kill' : 'power',
           ...step.at,
         };
@@ -535,12 +540,21 @@ export class World {
         this.database = random.pick(['up', 'down', 'down', 'commit-unknown'] as const);
         break;
       case 'disk':
-        this.pool?.breakDisk(random);
+        this.diskHealedAtMs = Number.POSITIVE_INFINITY;
+        this.disk.fail({
+          operation: random.pick([
+            'write',
+            'datasync',
+            'create',
+            'rename',
+            'syncDirectory',
+          ] as const),
+          kind: random.pick(['ENOSPC', 'EIO', 'short'] as const),
+          times: 1 + random.below(5),
+        });
         break;
       case 'diskHeal':
-        this.disk.heal();
-        this.disk.setCapacity(Number.POSITIVE_INFINITY);
-        this.pool?.diskHealed();
+        this.#healDisk();
         break;
       case 'freeze':
         this.frozen = true;
@@ -557,6 +571,11 @@ export class World {
         break;
     }
     await this.time.advance(1 + random.below(20));
+  }
+
+  #healDisk(): void {
+    this.disk.heal();
+    this.diskHealedAtMs = Math.min(this.diskHealedAtMs, this.time.nowMs);
   }
 
   #anyLink(random: Random): Link | null {
@@ -606,9 +625,7 @@ export class World {
     this.busFault = 'none';
     this.database = 'up';
     this.frozen = false;
-    this.disk.heal();
-    this.disk.setCapacity(Number.POSITIVE_INFINITY);
-    this.pool?.diskHealed();
+    this.#healDisk();
     for (const node of this.nodes) node.setMode('up');
     for (let i = 0; i < 3 && this.pool === null; i++) await this.start();
     await this.time.advance(8_000);
