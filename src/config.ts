@@ -190,6 +190,23 @@ export function describeConfig(config: Config): Record<string, unknown> {
   };
 }
 
+/** Every secret in the configuration, for the log to hide wherever it turns up. */
+export function secretsOf(config: Config): string[] {
+  const secrets = config.nodes.flatMap(({ password }) =>
+    password === undefined ? [] : [password],
+  );
+  const { password } = URL.parse(config.database.url ?? '') ?? {};
+  if (password !== undefined && password !== '') {
+    secrets.push(password);
+    try {
+      secrets.push(decodeURIComponent(password));
+    } catch {
+      // Not encoded; it stands there as it is.
+    }
+  }
+  return [...new Set(secrets)];
+}
+
 function entriesOfSettings(): [SettingName, Setting<unknown>][] {
   return Object.entries(SETTINGS) as [SettingName, Setting<unknown>][];
 }

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { type FileBytes, readLocalFile } from '../src/config/file.ts';
 import { SETTINGS, type Setting, UNREAD } from '../src/config/settings.ts';
-import { type ConfigAnswer, flagOf, readConfig } from '../src/config.ts';
+import { type ConfigAnswer, flagOf, readConfig, secretsOf } from '../src/config.ts';
 
 const address = 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080';
 /** Regtest on a node of its own: nothing is missing. */
@@ -403,6 +403,14 @@ test('every setting changes something, by flag and by environment alike', () => 
       assert.equal(JSON.stringify(byFlag.config, plain), text, flagOf(setting));
     }
   }
+});
+
+test('the log is told every secret', () => {
+  const { config } = good({
+    env: { ...whole, DATABASE_URL: 'postgres://pool:canary%2Fdb@localhost/pool' },
+  });
+  assert.deepEqual(secretsOf(config), ['canary-rpc', 'canary%2Fdb', 'canary/db']);
+  assert.deepEqual(secretsOf(good({}).config), []);
 });
 
 test('a log file is used when it is named', () => {
