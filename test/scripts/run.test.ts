@@ -31,9 +31,9 @@ setTimeout(() => {
 }, 300);
 `;
 const FAKE_MAIN = `
-process.stdout.write(process.argv.slice(2).join(' ') + '\\n');
 if (process.argv[2] === 'wait') { process.on('SIGTERM', () => process.exit(3)); setInterval(() => {}, 1000); }
 else process.exitCode = 5;
+process.stdout.write(process.argv.slice(2).join(' ') + '\\n');
 `;
 
 beforeEach((t) => {
