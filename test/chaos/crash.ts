@@ -10,6 +10,8 @@ import { join } from 'node:path';
 import { freePorts, type Program, removeData, startProgram } from '../../bench/tools/program.ts';
 import { startEmbeddedPostgres } from '../../src/adapters/db/embedded.ts';
 import { connectPostgres } from '../../src/adapters/db/postgres.ts';
+import { readLocalFile } from '../../src/config/file.ts';
+import { readConfig } from '../../src/config.ts';
 import { encodeAddress } from '../../src/core/bitcoin/address.ts';
 import type { Log } from '../../src/ports.ts';
 import { Miner, type Submission } from '../sim/miner.ts';
@@ -152,7 +154,7 @@ export async function crashAndCompare(options: CrashOptions): Promise<CrashRepor
     }
     await run(LAST_MS);
     const exitCode = await program!.stop();
-    const { stored, twice } = await readShares(join(dataDir, 'devnet'));
+    const { stored, twice } = await readShares(databaseDirectory(dataDir));
     return {
       kills,
       acknowledged: acknowledged.size,
@@ -170,9 +172,16 @@ export async function crashAndCompare(options: CrashOptions): Promise<CrashRepor
 
 const LAST_MS = 500;
 
+/** Where the program keeps its private database, by its own rules. */
+function databaseDirectory(dataDir: string): string {
+  const answer = readConfig({ argv: [], env: { DATA_DIR: dataDir }, readFile: readLocalFile });
+  if (!answer.ok) throw new Error(answer.errors.join('\n'));
+  return answer.config.database.directory;
+}
+
 /** The header hashes of all shares, read with the pool stopped. */
-async function readShares(dataDir: string): Promise<{ stored: Set<string>; twice: string[] }> {
-  const server = await startEmbeddedPostgres({ dataDir: join(dataDir, 'postgres'), log: quiet });
+async function readShares(directory: string): Promise<{ stored: Set<string>; twice: string[] }> {
+  const server = await startEmbeddedPostgres({ dataDir: directory, log: quiet });
   try {
     const db = await connectPostgres({ ...server.connection, log: quiet });
     try {
