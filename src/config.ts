@@ -575,7 +575,7 @@ function combine(given: Combining): Config | null {
       mode: values.ackMode,
       unshippedBytesMax: values.journalMax,
     },
-    database: { url: combineDatabase(given), directory: join(dataDir, 'postgres') },
+    database: { url: combineDatabase(given), directory: dataDir },
     api: values.apiEnabled ? { host: values.apiAddr, port: values.apiPort } : null,
     metrics: values.metricsEnabled
       ? { host: values.metricsAddr, port: values.metricsPort, workersMax: values.metricsWorkers }
