@@ -5,6 +5,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel } from 'node:worker_threads';
 import { bridge } from './adapters/bus/bridge.ts';
 import { createMemoryBus, type MemoryBus } from './adapters/bus/memory.ts';
@@ -66,6 +67,8 @@ const EX_CONFIG = 78;
 const DEMO_HPS = 200_000;
 const DEMO_BLOCKS = 110;
 const DEMO_SHARES_PER_BLOCK = 16;
+const LOCK_WAIT_MS = 3_000;
+const LOCK_LOOK_MS = 100;
 const STOP_THREAD_MS = 4_000;
 
 /** Starts everything in one process. Rejects with `StartError` for what the operator must mend. */
@@ -89,11 +92,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
   }
 
   try {
-    const lock = lockDirectory(config.dataDir);
-    if (!lock.ok) {
-      const who = lock.holderPid === null ? 'another process' : `process ${lock.holderPid}`;
-      throw new StartError(`${config.dataDir} is in use by ${who}`, EX_TEMPFAIL);
-    }
+    const lock = await waitForLock(config.dataDir, log);
     started.push({ name: 'lock', stop: lock.release });
 
     const bus = createMemoryBus({ log });
@@ -282,6 +281,20 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
   } catch (error) {
     await stop();
     throw error;
+  }
+}
+
+/** A process that was just told to end may hold the directory for a moment longer. */
+async function waitForLock(directory: string, log: Log): Promise<{ release(): void }> {
+  const giveUpAtMs = performance.now() + LOCK_WAIT_MS;
+  for (let tries = 0; ; tries += 1) {
+    const lock = lockDirectory(directory);
+    if (lock.ok) return lock;
+    const who = lock.holderPid === null ? 'another process' : `process ${lock.holderPid}`;
+    if (performance.now() >= giveUpAtMs)
+      throw new StartError(`${directory} is in use by ${who}`, EX_TEMPFAIL);
+    if (tries === 0) log.info('waiting for the data folder', { directory, heldBy: who });
+    await sleep(LOCK_LOOK_MS);
   }
 }
 

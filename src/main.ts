@@ -9,7 +9,7 @@ import { createRpc } from './adapters/node/rpc.ts';
 import { StartError, startPool, tryDatabase } from './compose.ts';
 import { readCommand } from './config/command.ts';
 import { readLocalFile } from './config/file.ts';
-import { type Config, type ConfigAnswer, readConfig } from './config.ts';
+import { type Config, type ConfigAnswer, readConfig, secretsOf } from './config.ts';
 import { createLog, type LogOptions, type OpenLog } from './log.ts';
 import type { Clock } from './ports.ts';
 import { startDevnet } from './services/devnet/devnet.ts';
@@ -212,7 +212,7 @@ function logOptionsOf(config: Config): LogOptions {
     format: config.log.format,
     destination: config.log.file ?? 1,
     service: config.serviceName,
-    secrets: config.nodes.flatMap((node) => (node.password === undefined ? [] : [node.password])),
+    secrets: secretsOf(config),
     colors: process.stdout.isTTY === true,
   };
 }

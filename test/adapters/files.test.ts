@@ -29,5 +29,7 @@ test('half of a crashed replacement is not read', (t) => {
 });
 
 test('a directory that is missing is an error, not an empty file', () => {
-  assert.throws(() => replaceFile(join(tmpdir(), 'headframe-none', 'mark'), 'x'), { code: 'ENOENT' });
+  assert.throws(() => replaceFile(join(tmpdir(), 'headframe-none', 'mark'), 'x'), {
+    code: 'ENOENT',
+  });
 });

@@ -8,9 +8,9 @@ import { decodeAddress } from '../../../src/core/bitcoin/address.ts';
 import { equalBytes } from '../../../src/core/bitcoin/bytes.ts';
 import { decodeBits, targetOfDifficulty } from '../../../src/core/bitcoin/target.ts';
 import { SESSION_LIMITS } from '../../../src/core/stratum/limits.ts';
-import { coinbaseOutputs } from '../../../src/core/stratum/payout.ts';
 import { foldInTypescript } from '../../../src/core/work/fold.ts';
 import { buildJobCoinbase, EXTRANONCE_BYTES, type Job } from '../../../src/core/work/job.ts';
+import { coinbaseOutputs } from '../../../src/core/work/payout.ts';
 import {
   compileWork,
   fillWork,
