@@ -46,6 +46,8 @@ const DIFFICULTY = '0.000000001';
 /** One miner on a real socket. */
 class SocketMiner {
   readonly miner: Miner;
+  /** Why its last share was refused, or how its connection ended. */
+  lastWord = 'nothing';
   readonly #random: Random;
   #socket: Socket | null = null;
   #timer: NodeJS.Timeout | null = null;
@@ -60,6 +62,7 @@ class SocketMiner {
       {
         answered: (submission, error) => {
           if (error === null) acknowledged(submission);
+          else this.lastWord = `${error.code} ${error.text}`;
         },
         told: () => {},
         subscribed: () => {},
@@ -86,6 +89,7 @@ class SocketMiner {
     });
     socket.on('error', () => {});
     socket.on('close', () => {
+      if (this.miner.wire !== null) this.lastWord = 'connection closed by the pool';
       if (this.miner.wire !== null) this.miner.disconnected();
     });
     this.#mine();
@@ -140,12 +144,16 @@ export async function crashAndCompare(options: CrashOptions): Promise<CrashRepor
       for (const miner of miners) miner.hangUp();
       return;
     }
+    const output = program.output();
     await program.kill();
     for (const miner of miners) miner.hangUp();
     kills += 1;
     options.say(
       `kill ${kills}: ready after ${Math.round(restartMs.at(-1)!)} ms, ` +
-        `${acknowledged.size - before} shares acknowledged since`,
+        `${acknowledged.size - before} shares acknowledged since` +
+        (acknowledged.size > before
+          ? ''
+          : `; ${miners.map((miner) => miner.lastWord).join(', ')}\n${output}`),
     );
   };
   try {
