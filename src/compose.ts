@@ -247,6 +247,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
           password: 'x',
           threads: 1,
           hashesPerSecondMax: DEMO_HPS,
+          shareIntervalSeconds: 1,
         },
       );
       started.push({ name: 'miner', stop: () => miner.stop() });
