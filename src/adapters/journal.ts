@@ -432,7 +432,7 @@ class JournalWriter implements Journal {
     } finally {
       await file.close().catch(() => {});
     }
-    return empty;
+    return false;
   }
 
   #becomeWell(): void {
@@ -551,6 +551,8 @@ export async function openJournalReader(options: JournalReaderOptions): Promise<
   let segment: { base: number; salt: number; file: DiskFile } | null = null;
   let stopped = false;
   let waitCancelled = () => {};
+  /** The committed position at which nothing was left to read. */
+  let emptyAt = -1;
 
   const committed = (): number => Number(Atomics.load(view, COMMITTED));
 
@@ -608,9 +610,12 @@ export async function openJournalReader(options: JournalReaderOptions): Promise<
   async function next(): Promise<JournalBatch | null> {
     let skippedBytes = 0;
     while (!stopped && position < committed()) {
-      if (segment === null && !(await openSegment())) return null;
-      const { base, salt, file } = segment as unknown as NonNullable<typeof segment>;
       const limit = committed();
+      if (segment === null && !(await openSegment())) {
+        emptyAt = limit;
+        return null;
+      }
+      const { base, salt, file } = segment as unknown as NonNullable<typeof segment>;
       const offset = position - base;
       const wanted = Math.min(batchBytesMax, limit - position);
       const bytes = await file.read(offset, wanted);
@@ -629,7 +634,10 @@ export async function openJournalReader(options: JournalReaderOptions): Promise<
       if (scan.usedBytes > 0) continue;
       // Nothing whole is left in this segment. If there is a later one, this one is closed for good.
       const nextBase = await nextBaseAfter(base);
-      if (nextBase === null || nextBase >= limit) return null;
+      if (nextBase === null || nextBase >= limit) {
+        emptyAt = limit;
+        return null;
+      }
       const left = (await file.size()) - (position - base);
       if (left > 0) {
         skippedBytes += left;
@@ -647,7 +655,7 @@ export async function openJournalReader(options: JournalReaderOptions): Promise<
   return {
     next,
     async wait(timeoutMs) {
-      if (stopped || position < committed()) return;
+      if (stopped || (position < committed() && committed() !== emptyAt)) return;
       const seen = Atomics.load(view, COMMITTED);
       // With a plain timer beside it, because waitAsync alone neither keeps the process alive nor can be called off.
       await new Promise<void>((resolve) => {

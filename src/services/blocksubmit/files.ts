@@ -150,6 +150,11 @@ export async function openBlockFiles(
       if (name.endsWith('.part')) await disk.remove(path);
       return null;
     }
+    if (name.endsWith('.part')) {
+      // Whole, but perhaps only in the page cache: the name must not become more durable than the bytes.
+      const file = await disk.open(path, 'read');
+      await file.datasync().finally(() => file.close());
+    }
     if (name.endsWith('.part')) await disk.rename(path, `${directory}/${hashDisplay}.blk`);
     return { candidate, state: 'found' };
   }
@@ -172,7 +177,8 @@ export async function openBlockFiles(
       await disk.rename(`${path}.part`, path);
     },
     async readBlock(hashDisplay) {
-      return readWhole(`${directory}/${hashDisplay}.blk`, BLOCK_BYTES_MAX);
+      const bytes = await readWhole(`${directory}/${hashDisplay}.blk`, BLOCK_BYTES_MAX);
+      return bytes === null || readCandidate(bytes, hashDisplay) === null ? null : bytes;
     },
     async retire(hashDisplay, height, keepBytes) {
       const name = `${String(height).padStart(10, '0')}-${hashDisplay}`;
