@@ -80,11 +80,7 @@ describe('solo', () => {
     const miner = await TestMiner.join({ port: pool.ports.stratum, user });
     miners.push(miner);
     const before = pool.logged('block is accepted').length;
-    for (;;) {
-      const { result, error } = await miner.share();
-      if (result === true) break;
-      assert.equal((error as [number])[0], 21);
-    }
+    await miner.acceptedShare();
     await pool.until('a block', () => pool.logged('block is accepted').length > before);
     const { hash } = pool.logged('block is accepted').at(-1)!;
     const found = pool.logged('BLOCK FOUND').find((line) => line.hash === hash)!;
@@ -125,7 +121,7 @@ describe('solo', () => {
   });
 
   it('without an address there is no work to be had', async () => {
-    const { port } = { port: pools[0]!.ports.stratum };
+    const port = pools[0]!.ports.stratum;
     const miner = TestMiner.dial({ port, user: 'nobody' });
     miners.push(miner);
     await miner.call('mining.subscribe', ['test/1']);

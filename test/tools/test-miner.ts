@@ -30,6 +30,7 @@ export type TestMinerOptions = {
 type Reply = { id: unknown; result: unknown; error: unknown };
 
 const ANSWER_MS_MAX = 10_000;
+const STALE = 21;
 const HASHES_PER_SLICE = 20_000;
 
 export class TestMiner {
@@ -128,6 +129,16 @@ export class TestMiner {
   async share(): Promise<Reply & { params: readonly unknown[] }> {
     const { id, params } = await this.findAndSubmit();
     return { ...(await this.#reply(id, 'mining.submit')), params };
+  }
+
+  /** Finds shares until one is accepted, and gives what it was. Nothing but a new tip may be in the way. */
+  async acceptedShare(): Promise<readonly unknown[]> {
+    for (;;) {
+      const { result, error, params } = await this.share();
+      if (result === true) return params;
+      if ((error as [number])[0] !== STALE)
+        throw new Error(`${this.#options.user}: ${JSON.stringify(error)} to ${params.join(' ')}`);
+    }
   }
 
   /** Finds a share of the newest job and submits it, without waiting for the answer. */
