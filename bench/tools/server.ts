@@ -85,7 +85,7 @@ async function listen(options: ServerOptions): Promise<number> {
       metrics,
       hash: accelerator?.hash ?? foldInTypescript,
       journal: opened,
-      lane: { submit() {} },
+      lane: { submit: (_candidate, onKept) => onKept() },
       defer: (work) => void setImmediate(work),
       persistLease: (highWater) => {
         leases = highWater;

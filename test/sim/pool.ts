@@ -163,7 +163,7 @@ export class Pool {
           append: (record) => this.#append(journal, record),
           state: () => journal.state(),
         },
-        lane: { submit: (candidate) => this.#toLane(candidate) },
+        lane: { submit: (candidate, onKept) => this.#toLane(candidate, onKept) },
         defer: (work) =>
           this.#soon(() => {
             world.fault('gateway.broadcast');
@@ -363,7 +363,7 @@ export class Pool {
   }
 
   /** Over to the lane's thread: a hop that a kill can fall into. */
-  #toLane(candidate: BlockCandidate): void {
+  #toLane(candidate: BlockCandidate, onKept: () => void): void {
     const world = this.#world;
     if (world.breaks.has('stale-block-dropped')) {
       const tip = this.#jobTips.get(candidate.jobId);
@@ -375,7 +375,7 @@ export class Pool {
     this.#soon(() => {
       world.fault('lane.submit.before');
       if (!this.alive) return;
-      void this.#lane!.submit(own);
+      void this.#lane!.submit(own).then(() => this.#soon(() => this.alive && onKept()));
       world.fault('lane.submit.after');
     });
   }

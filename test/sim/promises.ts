@@ -35,8 +35,8 @@ export type Win = {
   onDiskAtMs: number | null;
   /** The process died after the delivery and before the block stood on the disk. */
   diedBefore: boolean;
-  /** That death came within WINDOW_MS of the delivery, or while the disk failed. */
-  diedInWindow: boolean;
+  /** That death came while the disk failed, or soon after. */
+  diedOnFailingDisk: boolean;
 };
 
 /** The books. Everything in it is written by the world, from the miners' wires, the disk, the database and the chain. */
@@ -66,9 +66,6 @@ export type Books = {
 
 /** A block must be at a node this long after pool and node are both there (F-S7: within 1 s of the start; Q3: 500 ms of return). */
 export const BLOCK_DEADLINE_MS = 500;
-
-/** Share and block go to the disk side by side: for this long a kill can leave the one without the other. */
-export const WINDOW_MS = 100;
 
 /** P06 excepts a disk that fails while the process dies: this long after the disk works again a block must be on it. */
 export const DISK_GRACE_MS = 5_000;
@@ -106,7 +103,7 @@ export function p03WinsReachANode(books: Books): string | null {
     if (!win.rebuildable) continue;
     if (books.receivedByNode(hashDisplay) !== null) continue;
     // Killed before anything could be kept and nothing promised: the miner's own repetition brings it back.
-    if (win.diedBefore && (!win.acknowledged || win.diedInWindow)) continue;
+    if (win.diedBefore && (!win.acknowledged || win.diedOnFailingDisk)) continue;
     if (books.deliverableSinceMs === null) continue;
     const sinceMs = Math.max(books.deliverableSinceMs, win.deliveredAtMs);
     if (books.nowMs - sinceMs > BLOCK_DEADLINE_MS) {

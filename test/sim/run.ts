@@ -39,7 +39,7 @@ const sum = {
   stored: 0,
   blocks: 0,
   blocksReceived: 0,
-  windowLosses: 0,
+  failingDiskLosses: 0,
 };
 const crashedAt = new Map<string, number>();
 for (let seed = first; seed < first + Number(values.seeds); seed++) {

@@ -18,7 +18,6 @@ import {
   DISK_GRACE_MS,
   PROMISES,
   type StoredShare,
-  WINDOW_MS,
   type Win,
 } from './promises.ts';
 import { createRandom, type Random } from './random.ts';
@@ -56,7 +55,7 @@ export type RunResult = {
     blocks: number;
     blocksReceived: number;
     /** Acknowledged blocks that a kill took before they stood on the disk (a window of milliseconds). */
-    windowLosses: number;
+    failingDiskLosses: number;
     retargets: number;
     /** Crash points that were reached while armed, by name. */
     crashedAt: Map<string, number>;
@@ -187,9 +186,7 @@ export class World {
         this.chain.received.get(win.submission.hashDisplay) === undefined
       ) {
         win.diedBefore = true;
-        win.diedInWindow ||=
-          this.time.nowMs - win.deliveredAtMs <= WINDOW_MS ||
-          this.time.nowMs - this.diskHealedAtMs <= DISK_GRACE_MS;
+        win.diedOnFailingDisk ||= this.time.nowMs - this.diskHealedAtMs <= DISK_GRACE_MS;
       }
     }
   }
@@ -341,7 +338,7 @@ export class World {
       rebuildable,
       onDiskAtMs: null,
       diedBefore: false,
-      diedInWindow: false,
+      diedOnFailingDisk: false,
     });
   }
 
@@ -690,9 +687,10 @@ export async function runWorld(options: WorldOptions): Promise<RunResult> {
       stored: world.stored.size,
       blocks: world.wins.size,
       blocksReceived: world.chain.received.size,
-      windowLosses: [...world.wins.values()].filter(
+      failingDiskLosses: [...world.wins.values()].filter(
         (win) =>
-          win.diedInWindow && world.chain.received.get(win.submission.hashDisplay) === undefined,
+          win.diedOnFailingDisk &&
+          world.chain.received.get(win.submission.hashDisplay) === undefined,
       ).length,
       retargets: world.pool?.retargets ?? 0,
       crashedAt: world.crashedAt,

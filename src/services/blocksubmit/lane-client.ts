@@ -9,8 +9,8 @@ import type { Log } from '../../ports.ts';
 export type LaneRequest = { kind: 'candidate'; candidate: BlockCandidate };
 export type LaneAnswer = { kind: 'kept'; headerHash: Uint8Array };
 
-/** What the gateway sees: never throws, never blocks. */
-export type BlockLane = { submit(candidate: BlockCandidate): void };
+/** What the gateway sees: never throws, never blocks. `onKept` is called once, when the lane has the block safe. */
+export type BlockLane = { submit(candidate: BlockCandidate, onKept?: () => void): void };
 
 export type LaneClient = BlockLane & {
   /** Uses this port from now on and repeats what is unacknowledged. The old port, if any, is closed. */
@@ -25,7 +25,7 @@ const KEPT_MAX = 1024;
 /** Makes a client; candidates submitted before the first `attach` wait for it. */
 export function createLaneClient(tools: { log: Log }): LaneClient {
   const { log } = tools;
-  const kept = new Map<string, BlockCandidate>();
+  const kept = new Map<string, { candidate: BlockCandidate; onKept: (() => void) | undefined }>();
   let port: MessagePort | null = null;
 
   function send(candidate: BlockCandidate): void {
@@ -41,7 +41,7 @@ export function createLaneClient(tools: { log: Log }): LaneClient {
   }
 
   return {
-    submit(candidate) {
+    submit(candidate, onKept) {
       // Copies: the caller may use its buffers again, and a view on a pooled buffer would drag the whole pool along.
       const own: BlockCandidate = {
         ...candidate,
@@ -56,16 +56,20 @@ export function createLaneClient(tools: { log: Log }): LaneClient {
           'the block lane acknowledges nothing; the oldest found block is no longer repeated',
         );
       }
-      kept.set(key, own);
+      kept.set(key, { candidate: own, onKept });
       send(own);
     },
     attach(next) {
       port?.close();
       port = next;
       next.on('message', (answer: LaneAnswer) => {
-        if (answer?.kind === 'kept') kept.delete(keyOf(answer.headerHash));
+        if (answer?.kind !== 'kept') return;
+        const key = keyOf(answer.headerHash);
+        const onKept = kept.get(key)?.onKept;
+        kept.delete(key);
+        onKept?.();
       });
-      for (const candidate of kept.values()) send(candidate);
+      for (const { candidate } of kept.values()) send(candidate);
     },
     unacknowledged: () => kept.size,
   };

@@ -8,8 +8,8 @@
 import { decodeAddress } from '../../core/bitcoin/address.ts';
 import type { Network } from '../../core/bitcoin/network.ts';
 import { targetOfDifficulty } from '../../core/bitcoin/target.ts';
-import { coinbaseOutputs } from '../../core/work/payout.ts';
 import { buildJobCoinbase, EXTRANONCE_BYTES, type Job } from '../../core/work/job.ts';
+import { coinbaseOutputs } from '../../core/work/payout.ts';
 import {
   compileWork,
   fillWork,

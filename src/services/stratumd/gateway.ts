@@ -154,6 +154,7 @@ export class Gateway {
     this.#scan();
     this.#roster.forgetResumable();
     const { metrics } = this.#tools;
+    this.#held.look(this.#time.nowMs);
     metrics.heldAnswers = this.#held.count;
     metrics.workers = this.#workers.size;
   }

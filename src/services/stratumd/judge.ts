@@ -24,11 +24,12 @@ import {
   versionOutsideMask,
 } from '../../core/work/share.ts';
 import { noteShare, restartWindow } from '../../core/work/vardiff.ts';
+import type { BlockCandidate } from '../../messages/block.ts';
 import { encodeShare } from '../../messages/codec.ts';
 import type { ShareRecord } from '../../messages/share.ts';
 import type { Conduct } from './conduct.ts';
 import type { Dispatch } from './dispatch.ts';
-import type { HeldAnswers } from './held-answers.ts';
+import { BAR_MS, type Bar, type HeldAnswers } from './held-answers.ts';
 import type { Compiled, JobBook, KnownJob } from './jobs.ts';
 import type { GatewayOptions, GatewayTools, RejectReason } from './options.ts';
 import type { Session, Terms } from './session.ts';
@@ -150,7 +151,7 @@ export class Judge {
     const { work } = compiled;
     const versionProblem = this.#hash(session, known, compiled, terms);
     const isBlock = meetsTarget(work.hash, known.networkTarget);
-    if (isBlock) this.#found(session, known, compiled);
+    const bar = isBlock ? this.#found(session, known, compiled) : null;
 
     // From here on only the answer is decided.
     const worker = this.#workerOf(session, fields.username);
@@ -184,7 +185,7 @@ export class Judge {
     } else {
       const added = this.#jobs.addShare(known, work.hash);
       if (added === 'added') {
-        this.#accept(session, id, { known, compiled, terms, worker, isBlock });
+        this.#accept(session, id, { known, compiled, terms, worker, isBlock, bar });
         return;
       }
       error = added === 'present' ? 'duplicate' : 'storage';
@@ -330,17 +331,21 @@ export class Judge {
     this.#hashChosen(compiled);
   }
 
-  /** A header that meets its job's network target: to the lane at once, whatever is said to the miner later. */
-  #found(session: Session, known: KnownJob, compiled: Compiled): void {
+  /**
+   * A header that meets its job's network target: to the lane at once, whatever is said to the miner later. Null when the lane
+   * does not get it, or has it safe already.
+   */
+  #found(session: Session, known: KnownJob, compiled: Compiled): Bar | null {
     const { metrics, lane, log } = this.#tools;
     if (known.networkDifficulty < TOY_DIFFICULTY && !this.#takeToyBlock(known)) {
       metrics.toyBlocksHeldBack += 1;
-      return;
+      return null;
     }
     const { work } = compiled;
     const worker = this.#workerOf(session, this.#fields.username);
     const { job } = known;
-    lane.submit({
+    const bar: Bar = { ticket: 0, untilMs: this.#time.nowMs + BAR_MS, isLifted: false };
+    const candidate: BlockCandidate = {
       jobId: job.jobId,
       headerHash: work.hash.slice(),
       header: headerOf(work),
@@ -351,6 +356,10 @@ export class Judge {
       foundAtMs: this.#time.wallMs,
       networkDifficulty: known.networkDifficulty,
       rewardSats: job.coinbaseValueSats,
+    };
+    lane.submit(candidate, () => {
+      bar.isLifted = true;
+      this.#held.look(this.#time.nowMs);
     });
     metrics.blocksFound += 1;
     if (worker !== null) worker.blocks += 1;
@@ -359,6 +368,7 @@ export class Judge {
       jobId: job.jobId,
       worker: worker?.name ?? '',
     });
+    return bar.isLifted ? null : bar;
   }
 
   /**
@@ -389,9 +399,10 @@ export class Judge {
       terms: Terms;
       worker: WorkerRecord;
       isBlock: boolean;
+      bar: Bar | null;
     },
   ): void {
-    const { known, compiled, terms, worker, isBlock } = share;
+    const { known, compiled, terms, worker, isBlock, bar } = share;
     const { metrics, journal } = this.#tools;
     const chosen = this.#chosen;
     const { hash } = compiled.work;
@@ -427,6 +438,7 @@ export class Judge {
       session.say(encodeTrue(id));
     } else {
       session.hold(encodeTrue(id));
+      if (bar !== null && !bar.isLifted) this.#held.bar(bar, ticket);
       this.#held.add(session, ticket);
     }
     metrics.sharesAccepted += 1;

@@ -70,8 +70,8 @@ export type GatewayTools = {
   hash: HashWork;
   /** Append returns a ticket, −1 when refused. */
   journal: { append(record: Uint8Array): number; state(): 'ok' | 'full' | 'failed' };
-  /** Never throws, never blocks. */
-  lane: { submit(candidate: BlockCandidate): void };
+  /** Never throws, never blocks. Calls `onKept` once, when the block is on disk or at a node. */
+  lane: { submit(candidate: BlockCandidate, onKept: () => void): void };
   /** Runs the work in a later turn of the event loop (`setImmediate`). */
   defer(work: () => void): void;
   /** Writes the number to disk and syncs before it returns; throws when it cannot. Called once per lease, `limits.extranonceLeaseSize` subscriptions. */

@@ -139,13 +139,21 @@ export function createRig(
   const blames: { address: string; points: number }[] = [];
   const leases: number[] = [];
   const deferred: (() => void)[] = [];
+  /** A lane that keeps a block at once, unless a test says otherwise. */
+  const lane = { isPrompt: true, waiting: [] as (() => void)[] };
   let randomCount = 0;
   const tools: GatewayTools = {
     log: silentLog,
     metrics,
     hash: foldInTypescript,
     journal,
-    lane: { submit: (candidate) => void blocks.push(candidate) },
+    lane: {
+      submit: (candidate, onKept) => {
+        blocks.push(candidate);
+        if (lane.isPrompt) onKept();
+        else lane.waiting.push(onKept);
+      },
+    },
     defer: (work) => void deferred.push(work),
     persistLease: (highWater) => void leases.push(highWater),
     randomBytes: (count) => {
@@ -178,6 +186,7 @@ export function createRig(
     options,
     metrics,
     journal,
+    lane,
     blocks,
     blames,
     leases,

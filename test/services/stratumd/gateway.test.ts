@@ -465,6 +465,33 @@ test("P03: where the port's minimum is above the network, an easier block is sti
   assert.deepEqual(methods(client.take()), ['mining.notify', 'answer']);
 });
 
+test('the share of a found block is acknowledged when the lane has it too, and answers behind it wait with it', () => {
+  const rig = createRig();
+  const { client, job } = easy(rig);
+  const other = started(rig, `${MINER}.other`);
+  rig.lane.isPrompt = false;
+  assert.deepEqual(client.submit(mine(client, job, { block: true })), []);
+  assert.deepEqual(other.submit(mine(other, job, { block: false })), []);
+  rig.commitAll();
+  assert.deepEqual([...client.take(), ...other.take()], [], 'the block is not safe yet');
+  for (const onKept of rig.lane.waiting) onKept();
+  const answers = client.take();
+  assert.equal(answers.find(({ id }) => id !== null)?.result, true, JSON.stringify(answers));
+  assert.equal(other.take()[0]?.result, true);
+});
+
+test('a lane that says nothing holds up answers for a second at most', () => {
+  const rig = createRig();
+  const { client, job } = easy(rig);
+  rig.lane.isPrompt = false;
+  client.submit(mine(client, job, { block: true }));
+  rig.commitAll();
+  rig.pass(750);
+  assert.deepEqual(client.take(), []);
+  rig.pass(500);
+  assert.equal(client.take().at(-1)?.result, true);
+});
+
 test('on a toy network a flood of blocks does not drown the lane, and every tip has its first ones', () => {
   const rig = createRig();
   const { client, job } = easy(rig);

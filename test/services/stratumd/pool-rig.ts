@@ -76,7 +76,12 @@ export async function openPool(
         },
         state: () => 'ok',
       },
-      lane: { submit: (candidate) => void candidates.push(candidate) },
+      lane: {
+        submit: (candidate, onKept) => {
+          candidates.push(candidate);
+          onKept();
+        },
+      },
       defer: (work) => void setImmediate(work),
       persistLease() {},
       randomBytes: (count) => crypto.getRandomValues(new Uint8Array(count)),
