@@ -4,7 +4,9 @@
  *
  * Verbs: listen, broadcast, usage, memory.
  */
+
 import { createServer, type Socket } from 'node:net';
+import koffi from 'koffi';
 import { serveParent } from './child.ts';
 import { monotonicMs } from './fleet.ts';
 import { readMemory, type ServerMemory } from './memory.ts';
@@ -33,6 +35,16 @@ const server = createServer({ noDelay: true }, (socket) => {
   socket.on('close', () => sockets.delete(socket));
 });
 
+/** libc's send() on the descriptor itself: what the kernel alone takes, in any language. */
+const libcSend = koffi.load(null).func('int64_t send(int, void *, size_t, int)');
+const MSG_DONTWAIT_NOSIGNAL = 0x4040;
+
+function sendRaw(socket: Socket, line: Buffer): void {
+  const { fd } = (socket as unknown as { _handle: { fd: number } })._handle;
+  if (libcSend(fd, line, line.length, MSG_DONTWAIT_NOSIGNAL) !== line.length)
+    throw new Error('the kernel did not take a line whole');
+}
+
 serveParent(
   {
     listen: () =>
@@ -43,7 +55,7 @@ serveParent(
         });
       }),
     /** Writes `bytes` latin1 characters to every socket, `chunk` sockets per turn of the loop. Monotonic ms of begin and end. */
-    broadcast: (args: { bytes: number; chunk: number }) =>
+    broadcast: (args: { bytes: number; chunk: number; isRaw: boolean }) =>
       new Promise<BroadcastAnswer>((resolve) => {
         const line = Buffer.from(`${'x'.repeat(args.bytes - 1)}\n`, 'latin1');
         const list = [...sockets];
@@ -53,7 +65,8 @@ serveParent(
         const turn = (): void => {
           const turnMs = monotonicMs();
           for (const end = Math.min(list.length, at + args.chunk); at < end; at++)
-            list[at]!.write(line);
+            if (args.isRaw) sendRaw(list[at]!, line);
+            else list[at]!.write(line);
           longestTurnMs = Math.max(longestTurnMs, monotonicMs() - turnMs);
           if (at < list.length) setImmediate(turn);
           else resolve({ startedMs, endedMs: monotonicMs(), longestTurnMs, bytes: line.length });

@@ -127,6 +127,7 @@ type Load = {
 };
 
 const fleet = openFleet({
+  isUrgent: () => armed,
   open(id) {
     const miner = miners.get(id);
     if (miner === undefined) return;

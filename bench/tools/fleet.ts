@@ -17,6 +17,8 @@ export type FleetEvents = {
   closed(id: number, reason: string): void;
   /** Once per turn of the loop, for pacing; the loop runs at least once per millisecond. */
   turn?(): void;
+  /** Never to sleep: a receiver that sleeps makes the sender pay for waking it, which no remote miner does. */
+  isUrgent?(): boolean;
 };
 
 /** A set of client sockets to loopback. Ids are small integers that may be used again after `closed`. */
@@ -104,7 +106,7 @@ function openEpollFleet(events: FleetEvents): Fleet | null {
   function loop(): void {
     if (stopped) return;
     events.turn?.();
-    const ready = epollWait(epoll, eventList, EVENTS_MAX, 1);
+    const ready = epollWait(epoll, eventList, EVENTS_MAX, events.isUrgent?.() === true ? 0 : 1);
     const readyMs = ready > 0 ? monotonicMs() : 0;
     for (let i = 0; i < ready; i++) {
       const mask = eventWords.getUint32(i * eventBytes, true);
