@@ -138,8 +138,12 @@ describe('two nodes', () => {
 
   it('the first comes back while blocks are found: none is lost, and it is used again', async () => {
     const { rpcPort } = first;
-    const [restarted, hash] = await Promise.all([startFirst(rpcPort), landBlock(second)]);
-    first = restarted;
+    const [, hash] = await Promise.all([
+      startFirst(rpcPort).then((restarted) => {
+        first = restarted;
+      }),
+      landBlock(second),
+    ]);
     part = first.connect(second);
     assert.equal(first.chain.tip.id, hash);
     await pool.until(
