@@ -16,6 +16,7 @@ const root = dirname(import.meta.dirname);
 const startedMs = performance.now();
 /** A file that hangs fails by name instead of hanging the suite. */
 const FILE_TIMEOUT_MS = 150_000;
+const SUITE_TIMEOUT_MS = 600_000;
 const SLOW_MS = 10_000;
 
 const files = chooseFiles(process.argv.slice(2));
@@ -33,11 +34,24 @@ if (files.length === 0) {
 }
 process.stdout.write(`${files.length} files\n`);
 
+// A handle that a test forgot must not keep the suite, and CI with it, waiting for ever.
+const open = new Set(files);
+setTimeout(() => {
+  const names = [...open].map((file) => relative(root, file)).join(', ');
+  process.stdout.write(
+    `\nthe suite does not end: ${names}\n${passed} passed, ${failed + open.size} failed\n`,
+  );
+  process.exit(1);
+}, SUITE_TIMEOUT_MS).unref();
+
 const stream = run({
   files,
   concurrency: Math.max(2, Math.min(8, availableParallelism())),
   timeout: FILE_TIMEOUT_MS,
   isolation: 'process',
+});
+stream.on('test:complete', ({ name, nesting, file }) => {
+  if (nesting === 0 && file !== undefined && isFile(name)) open.delete(file);
 });
 stream.on('test:diagnostic', ({ message, file }) => {
   if (/\bnot found\b/i.test(message)) notRun.push(`${place(file)}: ${message}`);

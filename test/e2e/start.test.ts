@@ -135,6 +135,8 @@ describe('headframe start, with nothing configured', () => {
     const text = await (await pool.get('metrics', '/metrics')).text();
     for (const name of STRATUM_NAMES) assert.ok(text.includes(`# TYPE ${name} `), name);
     assert.equal(await pool.metric('stratum_active_connections'), 2);
+    assert.equal(await pool.metric('stratum_active_workers'), 2);
+    assert.ok((await pool.metric('stratum_share_processing_seconds_count')) > 0);
     assert.ok((await pool.metric('stratum_blocks_found_total')) >= 2);
     assert.ok((await pool.metric('stratum_jobs_generated_total')) >= 3);
     assert.ok((await pool.metric('stratum_current_block_height')) > 110);

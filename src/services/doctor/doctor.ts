@@ -1,6 +1,7 @@
 /**
  * `headframe doctor`: looks at everything a pool needs before it is started, and says in plain words what is wrong and what to do.
- * Nothing is changed: the data folder gets a test file that is removed, ports are opened for a moment, the node is only asked.
+ * What `start` would make is made here too (the data folder and the database's files in it); nothing else is changed: a test file is
+ * removed again, ports are opened for a moment, the node is only asked.
  *
  * Every check is bounded in time and never throws; one that can not be made says so.
  */

@@ -124,7 +124,7 @@ export class Gateway {
     this.#tools.metrics.requests += 1;
     const request = decodeRequest(text, limits);
     if (request.kind === 'request') {
-      if (request.method === 'mining.submit') this.#judge.submit(session, request, text);
+      if (request.method === 'mining.submit') this.#desk.submit(session, request, text);
       else this.#desk.call(session, request, text);
       if (request.idRefused) this.#conduct.blame(session, 5);
     } else if (request.kind === 'response') {
@@ -156,7 +156,6 @@ export class Gateway {
     const { metrics } = this.#tools;
     this.#held.look(this.#time.nowMs);
     metrics.heldAnswers = this.#held.count;
-    metrics.workers = this.#workers.size;
   }
 
   /**
@@ -222,9 +221,10 @@ export class Gateway {
     };
   }
 
-  /** The last rejections of a worker (`account.worker`), oldest first; empty when there are none. */
-  rejections(worker: string): RejectionView[] {
-    return (this.#workers.find(worker)?.rejections ?? []).map(viewRejection);
+  /** The last rejections of a worker (`account.worker`), oldest first; null when nobody of that name is known. */
+  rejections(worker: string): RejectionView[] | null {
+    const record = this.#workers.find(worker);
+    return record === null ? null : (record.rejections ?? []).map(viewRejection);
   }
 
   /** client.show_message to every subscribed session, in chunks. */

@@ -261,6 +261,7 @@ export class Judge {
     const record = this.#workers.take(account, name, this.#time.wallMs);
     if (session.agent !== '') record.agent = session.agent;
     record.sessions += 1;
+    if (record.sessions === 1) this.#tools.metrics.workers += 1;
     session.workers.push({ username, record });
     return record;
   }

@@ -118,6 +118,7 @@ export class Roster {
     if (session.authorized) metrics.authorizedSessions -= 1;
     for (const { record } of session.workers) {
       record.sessions -= 1;
+      if (record.sessions === 0) this.#tools.metrics.workers -= 1;
       // A silent machine sinks before it is closed: only what shares have proven is worth remembering.
       if (record.isDifficultyProven && session.vardiff.sinks === 0) {
         record.difficulty = session.vardiff.pending || session.vardiff.difficulty;

@@ -4,12 +4,12 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { SESSION_LIMITS } from '../../../src/core/stratum/limits.ts';
 import { findMethod, METHODS } from '../../../src/core/stratum/methods.ts';
-import { coinbaseOutputs } from '../../../src/core/work/payout.ts';
 import { DEFAULT_PROFILE, findProfile, PROFILES } from '../../../src/core/stratum/profiles.ts';
 import {
   decodeSuggestedDifficulty,
   decodeSuggestedTarget,
 } from '../../../src/core/stratum/suggest.ts';
+import { coinbaseOutputs } from '../../../src/core/work/payout.ts';
 
 test('user agents of the field find their row', () => {
   for (const [agent, name] of [

@@ -1,5 +1,5 @@
 /** A door on loopback with a small gateway behind it, and a client that writes bytes and keeps what comes back. */
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -19,6 +19,7 @@ import type { Connection, PortOptions } from '../../../src/services/stratumd/opt
 import type { Session } from '../../../src/services/stratumd/session.ts';
 
 export const TLS_DIRECTORY = mkdtempSync(join(tmpdir(), 'headframe-door-'));
+process.on('exit', () => rmSync(TLS_DIRECTORY, { recursive: true, force: true }));
 
 export const PORT: PortOptions = {
   port: 0,

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, it } from 'node:test';
@@ -9,7 +9,11 @@ import { loadCertificates } from '../../../src/services/stratumd/tls.ts';
 import { eventually, openRig, quiet, stopRigs } from './door-rig.ts';
 
 after(stopRigs);
-const fresh = () => mkdtempSync(join(tmpdir(), 'headframe-tls-'));
+const fresh = () => {
+  const directory = mkdtempSync(join(tmpdir(), 'headframe-tls-'));
+  process.on('exit', () => rmSync(directory, { recursive: true, force: true }));
+  return directory;
+};
 
 function peerOf(port: number, options: ConnectionOptions = {}): Promise<string> {
   return new Promise((resolve) => {
