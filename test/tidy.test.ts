@@ -57,7 +57,6 @@ const ROOMS: Record<string, { own: string[]; packages: string[]; node: string[] 
 /** A driver is imported in exactly one file, or in the one folder named here. */
 const DRIVERS: Record<string, string> = {
   pg: 'src/adapters/db/',
-  'pg-copy-streams': 'src/adapters/db/',
   zeromq: 'src/',
   koffi: 'src/adapters/pow/',
   yaml: 'src/config/file.ts',

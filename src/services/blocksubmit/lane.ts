@@ -107,6 +107,7 @@ const LOOK_TIMEOUT_MS = 5000;
  */
 const DISK_PATIENCE_MS = 10;
 const SYNC_PATIENCE_MS = 6;
+const DISK_RETRY_MS = 1000;
 const SHELF_BYTES_MAX = 256 * 1024 * 1024;
 const WARM_MS = 5000;
 /** Beyond this the oldest blocks that a node has are left to the next start; their records stay on disk. */
@@ -353,20 +354,33 @@ export async function startBlockLane(
       () => {
         fault('block.afterDisk');
         block.onDisk = true;
+        block.diskFailed = false;
         markKept(block);
       },
       (error: unknown) => {
-        block.diskFailed = true;
         meter.count('block_disk_failed');
-        log.error('a found block cannot be written to disk; it is held in memory and submitted', {
-          hash: block.hash,
-          reason: (error as { code?: string }).code ?? String(error),
-        });
+        if (!block.diskFailed) {
+          log.error('a found block cannot be written to disk; it is held in memory and submitted', {
+            hash: block.hash,
+            reason: (error as { code?: string }).code ?? String(error),
+          });
+        }
+        block.diskFailed = true;
+        if (!stopped) setTimeout(() => keepAgain(block), DISK_RETRY_MS).unref();
       },
     );
     block.firstWriting = whole;
     track(whole);
     return writing;
+  }
+
+  /** The disk may come back before a node does: while no node has the block, writing it is tried again. */
+  function keepAgain(block: Watched): void {
+    if (stopped || block.retired || block.onDisk || block.hex === null) return;
+    if (isDelivered(block.progress)) return;
+    const [front, body] = block.hex;
+    const bodyText = Buffer.from(body.buffer, body.byteOffset, body.length).toString('latin1');
+    keep(block, [Buffer.from(front, 'hex'), Buffer.from(bodyText, 'hex')]).synced.catch(() => {});
   }
 
   function track(work: Promise<void>): void {

@@ -593,6 +593,30 @@ describe('a disk in trouble', () => {
     );
   });
 
+  it('full while no node is there: the block is written once there is space, and a restart finds it', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    const real = createDisk();
+    const full = Object.assign(new Error('no space'), { code: 'ENOSPC' });
+    let isFull = true;
+    const disk: BlockDisk = {
+      ...real,
+      open: (path, how) => (isFull ? Promise.reject(full) : real.open(path, how)),
+    };
+    const block = makeBlock(node);
+    await node.down();
+    const first = await start([node], directory, { disk });
+    await first.shelve(block.template);
+    const kept = first.lane.submit(block.candidate);
+    await until('the disk has failed', () => first.log.lines.some(({ level }) => level === 'error'));
+    isFull = false;
+    await kept;
+    await first.lane.stop();
+    await node.up();
+    await start([node], directory);
+    await until('the node has it', () => node.block(block.hash) !== undefined);
+  });
+
   it('hanging: the block goes out all the same', async () => {
     const node = await createNode();
     const real = createDisk();
