@@ -356,6 +356,9 @@ function conclude(block: BlockProgress, limits: Limits): boolean {
       ([, { verdict }]) => verdict !== null && verdict !== 'retry',
     )!;
     settle(block, 'submitted', node, standing.detail, -1, false);
+  } else if (authority !== null && state !== 'found') {
+    // Nodes that had it have it no more, and have not answered since: it is being handed in again.
+    settle(block, 'submitted', authority.node, authority.standing.detail, -1, false);
   }
   return (
     state !== block.state ||

@@ -224,6 +224,16 @@ describe('a block', () => {
     assert.equal(block.state, 'accepted');
   });
 
+  it('is not called accepted when the nodes that had it have lost it, whatever they said last', () => {
+    const block = createProgress(['a'], HEIGHT, 0);
+    recordSubmit(block, 'a', verdict('retry'), 0, LIMITS);
+    recordSight(block, 'a', main(1), 0, LIMITS);
+    assert.equal(block.state, 'accepted');
+    recordSight(block, 'a', absent, 1, LIMITS);
+    assert.equal(block.state, 'submitted');
+    assert.ok(nextActions(block, 1).some(({ kind }) => kind === 'submit'));
+  });
+
   it('is never given up or left without a next step before it is final, whatever is said', () => {
     const sight = fc.oneof(
       fc.integer({ min: 1, max: 99 }).map(main),

@@ -608,7 +608,9 @@ describe('a disk in trouble', () => {
     const first = await start([node], directory, { disk });
     await first.shelve(block.template);
     const kept = first.lane.submit(block.candidate);
-    await until('the disk has failed', () => first.log.lines.some(({ level }) => level === 'error'));
+    await until('the disk has failed', () =>
+      first.log.lines.some(({ level }) => level === 'error'),
+    );
     isFull = false;
     await kept;
     await first.lane.stop();
