@@ -180,15 +180,6 @@ export class Gateway {
     this.#dispatch.broadcast();
   }
 
-  /** A node refused this job: no further work from it. Sessions get the newest other job of the same tip, when there is one. */
-  withdrawJob(jobId: string, nowMs: number): void {
-    this.#time.advance(nowMs);
-    const wasNewest = this.#jobs.newest?.known.job.jobId === jobId;
-    const call = this.#jobs.withdraw(jobId, this.#time.nowMs);
-    if (call !== null) this.#dispatch.broadcast();
-    else if (wasNewest) this.#watchTemplate();
-  }
-
   /** The journal has synced everything up to and including this ticket: the answers that waited for it go out. */
   committed(ticket: number): void {
     this.#held.release(ticket);

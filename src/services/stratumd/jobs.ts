@@ -54,8 +54,6 @@ export type KnownJob = {
   /** Coinbase in pool mode; solo coinbases are in the book's cache. */
   pooled: Compiled | null;
   calls: number;
-  /** Refused by a node after it was handed out: no new work from it; what was found is still submitted. */
-  withdrawn: boolean;
 };
 
 /** One announcement of a job. */
@@ -107,7 +105,6 @@ export class JobBook {
       madeAtMs: nowMs - ageMs,
       pooled: null,
       calls: 0,
-      withdrawn: false,
     };
     if (this.#payout.mode === 'pool') {
       const built = this.#build(known, this.#payout.script);
@@ -143,26 +140,6 @@ export class JobBook {
     const id = known.job.jobId + known.calls.toString(16).padStart(2, '0');
     if (this.#calls.has(id)) return null;
     return this.#announce(known, id, curtime);
-  }
-
-  /**
-   * Takes a job out of use. When it was the newest, the last one of the same tip that stands takes its place under a new id;
-   * returns that call, or null when there is nothing to hand out instead.
-   */
-  withdraw(jobId: string, nowMs: number): Call | null {
-    const known = this.#calls.get(jobId)?.known;
-    if (known === undefined || known.withdrawn) return null;
-    known.withdrawn = true;
-    if (this.newest?.known !== known) return null;
-    const other = this.#known.findLast((one) => !one.withdrawn && one.tip === known.tip);
-    this.newest = null;
-    if (other === undefined) return null;
-    const last = [...this.#calls.values()].findLast((call) => call.known === other);
-    this.newest = last ?? null;
-    const call = this.callAgain(nowMs);
-    this.newest = call;
-    if (call !== null) this.cleanSequence = call.sequence;
-    return call;
   }
 
   /** The call of an id as a miner sends it, or null. */

@@ -382,15 +382,6 @@ const policies: [
       return { client, share: mine(client, job, { block: true }) };
     },
   ],
-  [
-    'job withdrawn',
-    0,
-    (rig) => {
-      const { client, job } = easy(rig);
-      rig.gateway.withdrawJob(job.jobId, rig.nowMs);
-      return { client, share: mine(client, job, { block: true }) };
-    },
-  ],
 ];
 
 function easy(rig: Rig) {
@@ -892,21 +883,21 @@ test('P15: an old template is degraded work, then none, and miners go to their f
   assert.deepEqual(methods(late.take()), ['mining.set_difficulty', 'mining.notify']);
 });
 
-test('P16: a withdrawn job is replaced by the last good one of the same tip', () => {
+test('P16: a refused job is replaced by a clean one of the same tip, and by none when none is good', () => {
   const rig = createRig();
-  const [good, bad] = [createJob(), createJob()];
-  rig.setJob(good);
-  const client = started(rig);
+  const bad = createJob({ bits: EASY_BITS });
   rig.setJob(bad);
-  client.take();
-  rig.gateway.withdrawJob(bad.jobId, rig.nowMs);
-  rig.settle();
+  const client = started(rig);
+  const share = mine(client, bad, { block: true });
+  const good = createJob({ bits: EASY_BITS, clean: true });
+  rig.setJob(good);
   client.take();
   assert.ok(String(client.notify[0]).startsWith(good.jobId));
   assert.equal(client.notify[8], true);
-  rig.gateway.withdrawJob(good.jobId, rig.nowMs);
-  rig.settle();
-  assert.equal(codeOf(rig.connect().start()), 0);
+  client.submit(share);
+  assert.equal(rig.blocks.length, 1, 'what was found on it is still handed to the lane');
+  rig.setJob(createJob({ bits: EASY_BITS, clean: true, createdAtMs: 0 }));
+  assert.equal(rig.metrics.workState, 2);
 });
 
 test('P37: a session with a valid share loses only itself', () => {
