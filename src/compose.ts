@@ -112,6 +112,8 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
             onStart?.(port, send);
           },
           onGivenUp: (reason, exitCode) => fail({ reason, exitCode }),
+          // Started again it would have other ports, which nobody else knows.
+          ...(role === 'devnet' ? { deathsMax: 1 } : {}),
         },
       );
       started.push({ name: role, stop: () => kept.thread.stop(STOP_THREAD_MS) });

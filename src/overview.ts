@@ -60,7 +60,17 @@ export function overlook(parts: PoolParts): StatusTools {
             worker,
             hashrateHps: rates.fiveMinutesHps,
           })),
-        figures: () => Object.values(threads).flatMap((thread) => [...thread.figures()]),
+        figures: () =>
+          Object.values(threads).flatMap((thread) => [
+            ...thread.figures(),
+            {
+              name: 'headframe_thread_restarts_total',
+              help: 'Times a thread died and was started again.',
+              kind: 'counter' as const,
+              value: thread.restarts(),
+              labels: { thread: thread.role },
+            },
+          ]),
       },
       { workersMax: config.metrics?.workersMax ?? 0, version: parts.version },
     ),

@@ -35,14 +35,15 @@ export type ThreadOptions = {
   connect: (port: MessagePort, send: (name: string, port: MessagePort) => void) => void;
   /** The thread keeps dying, or refused to start. */
   onGivenUp: (reason: string, exitCode: number) => void;
-  /** V8 limits, so that one thread's leak is that thread's end. */
-  heapMbMax?: number;
+  /** So many deaths within a minute and it is given up; 1 for a thread that cannot take up where it stopped. Default 5. */
+  deathsMax?: number;
+  /** Default: `thread.ts`. */
+  entry?: URL;
 };
 
 const ENTRY = new URL('./thread.ts', import.meta.url);
 const PAUSE_MIN_MS = 100;
 const PAUSE_MAX_MS = 5_000;
-/** So many deaths within the window and it is given up. */
 const DEATHS_MAX = 5;
 const DEATHS_WINDOW_MS = 60_000;
 const EX_SOFTWARE = 70;
@@ -78,13 +79,10 @@ export async function keepThread(
     pauseTimer = null;
     if (stopping) return;
     const channel = new MessageChannel();
-    const next = new Worker(ENTRY, {
+    const next = new Worker(options.entry ?? ENTRY, {
       name: role,
       workerData: { role, ...options.data(), port: channel.port2 },
       transferList: [channel.port2],
-      ...(options.heapMbMax === undefined
-        ? {}
-        : { resourceLimits: { maxOldGenerationSizeMb: options.heapMbMax } }),
     });
     worker = next;
     options.connect(channel.port1, (name, port) => {
@@ -121,8 +119,8 @@ export async function keepThread(
       deaths = deaths.filter((at) => nowMs - at < DEATHS_WINDOW_MS);
       deaths.push(nowMs);
       restarts += 1;
-      if (deaths.length >= DEATHS_MAX) {
-        giveUp(`the thread "${role}" ended ${deaths.length} times within a minute`, EX_SOFTWARE);
+      if (deaths.length >= (options.deathsMax ?? DEATHS_MAX)) {
+        giveUp(`the thread "${role}" ended (${deaths.length} within a minute)`, EX_SOFTWARE);
         return;
       }
       log.error('a thread ended; it is started again', { thread: role, code, isReady, pauseMs });
