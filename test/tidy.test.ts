@@ -19,9 +19,14 @@ const ROOMS: Record<string, { own: string[]; packages: string[]; node: string[] 
     packages: ['@noble/hashes', '@noble/curves', '@scure/base'],
     node: [],
   },
-  'src/core/work/': { own: ['src/core/bitcoin/', 'src/core/work/'], packages: [], node: [] },
+  'src/core/ledger/': { own: ['src/core/bitcoin/', 'src/core/ledger/'], packages: [], node: [] },
+  'src/core/work/': {
+    own: ['src/core/bitcoin/', 'src/core/ledger/', 'src/core/work/'],
+    packages: [],
+    node: [],
+  },
   'src/core/stratum/': {
-    own: ['src/core/bitcoin/', 'src/core/work/', 'src/core/stratum/'],
+    own: ['src/core/bitcoin/', 'src/core/ledger/', 'src/core/work/', 'src/core/stratum/'],
     packages: [],
     node: [],
   },
