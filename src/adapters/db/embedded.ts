@@ -103,6 +103,28 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   };
 }
 
+/**
+ * The server that another process runs on this data directory, for tools that only want to read or to leave a note; null when none
+ * runs. Only the user of that server, and root, can use the connection.
+ */
+export async function findEmbeddedPostgres(
+  dataDir: string,
+): Promise<EmbeddedPostgres['connection'] | null> {
+  const note = join(dataDir, 'postgres.location');
+  const home = fs.existsSync(note)
+    ? fs.readFileSync(note, 'utf8').trim()
+    : join(resolve(dataDir), 'postgres');
+  const cluster = join(home, 'cluster');
+  const running = readServerNote(cluster);
+  if (running === null || !(await isServerOf(running.pid, cluster))) return null;
+  return {
+    socketDirectory: running.socketDirectory,
+    port: PORT,
+    user: DATABASE_USER,
+    database: DATABASE,
+  };
+}
+
 /** States: starting → running → (gone → starting …) → stopped. */
 class Server {
   readonly #binFolder: string;
@@ -479,16 +501,10 @@ function checkVersion(cluster: string, major: string): void {
  * note of one that is gone is removed, since PostgreSQL would believe it when the process id has been given to another.
  */
 async function stopLeftover(cluster: string, log: Log): Promise<void> {
-  const note = join(cluster, 'postmaster.pid');
-  let lines: string[];
-  try {
-    lines = fs.readFileSync(note, 'utf8').split('\n');
-  } catch {
-    return;
-  }
-  const pid = Number(lines[0]);
-  const socketDirectory = lines[4] ?? '';
-  if (Number.isInteger(pid) && pid > 1 && (await isServerOf(pid, cluster))) {
+  const found = readServerNote(cluster);
+  if (found === null) return;
+  const { pid, socketDirectory } = found;
+  if (await isServerOf(pid, cluster)) {
     log.warn('A PostgreSQL left over from an earlier run is stopped.', { pid });
     for (const signal of ['SIGINT', 'SIGQUIT', 'SIGKILL'] as const) {
       signalQuietly(pid, signal);
@@ -497,14 +513,25 @@ async function stopLeftover(cluster: string, log: Log): Promise<void> {
       if (!(await isServerOf(pid, cluster))) break;
     }
   }
-  fs.rmSync(note, { force: true });
+  fs.rmSync(join(cluster, 'postmaster.pid'), { force: true });
   if (/\/headframe-pg-[A-Za-z0-9]+$/.test(socketDirectory)) {
     fs.rmSync(socketDirectory, { recursive: true, force: true });
   }
 }
 
+/** What `postmaster.pid` says of the server that wrote it, running or not. */
+function readServerNote(cluster: string): { pid: number; socketDirectory: string } | null {
+  try {
+    const lines = fs.readFileSync(join(cluster, 'postmaster.pid'), 'utf8').split('\n');
+    return { pid: Number(lines[0]), socketDirectory: lines[4] ?? '' };
+  } catch {
+    return null;
+  }
+}
+
 /** Whether the process is a PostgreSQL started on this cluster, and not another one with the same number. */
 async function isServerOf(pid: number, cluster: string): Promise<boolean> {
+  if (!Number.isInteger(pid) || pid <= 1) return false;
   try {
     process.kill(pid, 0);
   } catch (error) {

@@ -14,7 +14,11 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { EmbeddedPostgresError, startEmbeddedPostgres } from '../../../src/adapters/db/embedded.ts';
+import {
+  EmbeddedPostgresError,
+  findEmbeddedPostgres,
+  startEmbeddedPostgres,
+} from '../../../src/adapters/db/embedded.ts';
 import { lockDirectory } from '../../../src/adapters/db/lock.ts';
 import { connectPostgres } from '../../../src/adapters/db/postgres.ts';
 import { createSilentLog } from '../../tools/silent-log.ts';
@@ -114,7 +118,9 @@ test('the server: private, checksummed, not root, durable over kill −9 of ever
     await until(() => !isAlive(firstServer), 'the killed server is reaped');
 
     // Second life in this process: recovery from a stale note. Then the server alone dies and is started again.
+    assert.equal(await findEmbeddedPostgres(directory), null, 'a stale note is no server');
     const second = await startEmbeddedPostgres({ dataDir: directory, log });
+    assert.deepEqual(await findEmbeddedPostgres(directory), second.connection);
     const again = await connectPostgres({ ...second.connection, log });
     assert.deepEqual(await again.query('SELECT i FROM t'), [{ i: 1 }]);
     const secondServer = postmasterPid(directory);
@@ -181,7 +187,9 @@ test('root with a data directory its user cannot enter: the cluster lives where 
     const home = readFileSync(join(dataDir, 'postgres.location'), 'utf8').trim();
     try {
       assert.match(home, /^\/var\/lib\/headframe\/[0-9a-f]{12}$/);
+      assert.deepEqual(await findEmbeddedPostgres(dataDir), server.connection);
       await server.stop();
+      assert.equal(await findEmbeddedPostgres(dataDir), null);
       const again = await startEmbeddedPostgres({ dataDir, log });
       await again.stop();
     } finally {
