@@ -6,17 +6,13 @@
  * chain and miner take its place. `E2E_BLOCKS` is how many blocks each way (5).
  */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
-import { accessSync, constants, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { createRpc } from '../../src/adapters/node/rpc.ts';
 import { encodeAddress } from '../../src/core/bitcoin/address.ts';
-import { startDevnet } from '../../src/services/devnet/devnet.ts';
 import { type Miner, startMiner } from '../../src/services/miner/miner.ts';
 import {
-  freePort,
   freePorts,
   type LogLine,
   makeDataDir,
@@ -24,6 +20,12 @@ import {
   removeData,
   settingsOf,
 } from '../tools/pool-process.ts';
+import {
+  endChild,
+  findProgram,
+  type RegtestNode,
+  startRegtestNode,
+} from '../tools/regtest-node.ts';
 import { createSilentLog } from '../tools/silent-log.ts';
 
 const BLOCKS = Number(process.env.E2E_BLOCKS ?? 5);
@@ -44,130 +46,15 @@ const minerd = findProgram('MINERD', 'minerd');
 const CORE_MISSING = core === null ? ' (bitcoind NOT FOUND, BITCOIND is its path: devnet)' : '';
 const MINERD_MISSING = minerd === null ? ' (minerd NOT FOUND, MINERD is its path: our miner)' : '';
 
-function findProgram(variable: string, name: string): string | null {
-  const named = process.env[variable];
-  const places = named
-    ? [named]
-    : (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, name));
-  for (const place of places) {
-    try {
-      accessSync(place, constants.X_OK);
-      return place;
-    } catch {}
-  }
-  return null;
-}
-
-type TestNode = {
-  /** The settings of the issue's acceptance: address, user, password, ZMQ. */
-  settings: Record<string, string>;
-  call(method: string, params?: unknown[]): Promise<unknown>;
-  stop(): Promise<void>;
-};
-
-async function endChild(child: ChildProcess, impatienceMs: number): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-  child.kill('SIGTERM');
-  const timer = setTimeout(() => child.kill('SIGKILL'), impatienceMs);
-  await ended;
-  clearTimeout(timer);
-}
-
-async function startCore(program: string): Promise<TestNode> {
-  const directory = mkdtempSync(join(tmpdir(), 'headframe-core-'));
-  const [rpcPort, zmqPort] = [await freePort(), await freePort()];
-  const zmqAddress = `tcp://127.0.0.1:${zmqPort}`;
-  const child = spawn(
-    program,
-    [
-      '-regtest',
-      `-datadir=${directory}`,
-      `-rpcport=${rpcPort}`,
-      '-rpcuser=pool',
-      '-rpcpassword=word',
-      '-listen=0',
-      '-server=1',
-      '-printtoconsole=0',
-      `-zmqpubhashblock=${zmqAddress}`,
-    ],
-    { stdio: 'ignore' },
-  );
-  const rpc = createRpc({
-    name: 'core',
-    url: `http://127.0.0.1:${rpcPort}/`,
-    user: 'pool',
-    password: 'word',
-    timeoutMs: 10_000,
-    log: createSilentLog(),
-  });
-  const call = async (method: string, params: unknown[] = []): Promise<unknown> => {
-    const answer = await rpc.call(method, params);
-    if (answer.kind === 'result') return answer.result;
-    throw new Error(`${method}: ${JSON.stringify(answer)}`);
-  };
-  for (let i = 0; ; i++) {
-    try {
-      await call('getblockchaininfo');
-      break;
-    } catch (error) {
-      if (i === 150) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 200));
-    }
-  }
-  // A chain with nothing but its genesis is from 2011: Core is in its initial download until there is a block of today.
-  await call('generatetoaddress', [1, WORKER_ADDRESS]);
-  return {
-    settings: {
-      BITCOIN_RPC_HOST: '127.0.0.1',
-      BITCOIN_RPC_PORT: String(rpcPort),
-      BITCOIN_RPC_USER: 'pool',
-      BITCOIN_RPC_PASSWORD: 'word',
-      BITCOIN_ZMQ_ADDR: zmqAddress,
-    },
-    call,
-    async stop() {
-      rpc.stop();
-      await endChild(child, 5_000);
-      rmSync(directory, { recursive: true, force: true });
-    },
-  };
-}
-
-async function startOwnNode(): Promise<TestNode> {
-  const devnet = await startDevnet(
-    { clock, log: createSilentLog() },
-    {
-      rpcPort: 0,
-      zmqPort: 0,
-      user: 'pool',
-      password: 'word',
-      initialBlocks: 103,
-      transactionsPerBlock: 5,
-    },
-  );
-  return {
-    settings: {
-      BITCOIN_RPC_HOST: '127.0.0.1',
-      BITCOIN_RPC_PORT: String(devnet.rpcPort),
-      BITCOIN_RPC_USER: 'pool',
-      BITCOIN_RPC_PASSWORD: 'word',
-      BITCOIN_ZMQ_ADDR: devnet.zmqAddress!,
-    },
-    call: (method, params) => devnet.call(method, params),
-    stop: () => devnet.stop(),
-  };
-}
-
 describe(`mining on a node with a client we did not write${CORE_MISSING}${MINERD_MISSING}`, () => {
-  let node: TestNode;
+  let node: RegtestNode;
   let pool: PoolProcess;
   let dataDir = '';
 
   before(async () => {
     if (CORE_MISSING !== '' || MINERD_MISSING !== '')
       console.log(`core-cpuminer.test.ts:${CORE_MISSING}${MINERD_MISSING}`);
-    node = core === null ? await startOwnNode() : await startCore(core);
+    node = await startRegtestNode(core);
     dataDir = makeDataDir();
     const ports = await freePorts();
     // Beside what the acceptance names, only where this test's data and ports are.
@@ -175,7 +62,6 @@ describe(`mining on a node with a client we did not write${CORE_MISSING}${MINERD
       ['start'],
       {
         ...node.settings,
-        NETWORK: 'regtest',
         POOL_ADDRESS,
         ...settingsOf(dataDir, ports),
         // Our own miner is slower than cpuminer: four million hashes for a block is too long to wait.

@@ -4,11 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { accessSync, constants } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
-import net from 'node:net';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { createMemoryBus } from '../../src/adapters/bus/memory.ts';
 import { createDisk } from '../../src/adapters/disk.ts';
@@ -28,6 +26,8 @@ import { decodeBlockOutcome, decodeJob } from '../../src/messages/codec.ts';
 import { startBlockLane } from '../../src/services/blocksubmit/lane.ts';
 import { startDevnet } from '../../src/services/devnet/devnet.ts';
 import { startJobmanager } from '../../src/services/jobmanager/jobmanager.ts';
+import { freePort } from '../tools/pool-process.ts';
+import { findProgram } from '../tools/regtest-node.ts';
 import { createMemoryLog, until } from '../tools/waiting.ts';
 
 /** Pay to the witness script OP_TRUE: anybody may spend it, so the test needs no keys. */
@@ -37,28 +37,6 @@ const SCRIPT = Uint8Array.of(0x00, 0x20, ...sha256(OP_TRUE));
 const CONFIRMATIONS = 12;
 /** Consensus: a coinbase is spendable in the hundredth block after its own. */
 const MATURITY = 100;
-
-function findProgram(variable: string, name: string): string | null {
-  const named = process.env[variable];
-  const places = named
-    ? [named]
-    : (process.env.PATH ?? '').split(delimiter).map((p) => join(p, name));
-  for (const place of places) {
-    try {
-      accessSync(place, constants.X_OK);
-      return place;
-    } catch {}
-  }
-  return null;
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as net.AddressInfo;
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port;
-}
 
 type RealNode = { address: NodeAddress; stop(): Promise<void> };
 
@@ -162,6 +140,8 @@ function solve(job: Job): BlockCandidate {
       foundAtMs: Date.now(),
       networkDifficulty: 1,
       rewardSats: job.coinbaseValueSats,
+      pool: 'main',
+      planId: '',
     };
   }
 }
