@@ -138,6 +138,11 @@ function run({ rounds }: { rounds: number }): StageCosts {
     height: job.height,
     acceptedAtMs: time * 1000,
     isBlock: false,
+    pool: 'main',
+    networkBits: job.bits,
+    jobValueSats: job.coinbaseValueSats,
+    planId: '',
+    coinbaseBytes: 0,
   };
   const seenOld = new Set<string>();
   const few = Math.ceil(rounds / 4);

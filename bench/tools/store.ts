@@ -43,6 +43,11 @@ function makeShare(index: number): ShareRecord {
     height: 870_000,
     acceptedAtMs: Date.now(),
     isBlock: false,
+    pool: 'main',
+    networkBits: 0x170331db,
+    jobValueSats: 312_500_000n,
+    planId: '',
+    coinbaseBytes: 0,
   };
 }
 

@@ -29,6 +29,10 @@ export type BlockCandidate = {
   networkDifficulty: number;
   /** Value of all outputs of our coinbase together. */
   rewardSats: bigint;
+  /** The pool whose rules it is paid by. */
+  pool: string;
+  /** Scheme direct: the plan its coinbase was made from. Empty: none. */
+  planId: string;
 };
 
 export type SolvedBlock = {

@@ -6,6 +6,7 @@
  * value are views on the input: copy them before the input is reused.
  */
 import $protobuf from 'protobufjs/minimal.js';
+import type { CoinbasePlan, PlanEntry } from '../core/ledger/plan.ts';
 import type { Job } from '../core/work/job.ts';
 import type {
   BlockCandidate,
@@ -30,6 +31,17 @@ const EXTRANONCE2_BYTES = 8;
 const HEIGHT_MAX = 0x7fffffff;
 /** Branch of a block with 2^20 transactions; a 4 MWU block holds less than 2^16. */
 const BRANCH_MAX = 20;
+/** Direct pools of one program, and what each plan may name. */
+const PLANS_MAX = 64;
+const PLAN_ENTRIES_MAX = 500;
+/** The longest standard output script is 42 bytes. */
+const SCRIPT_BYTES_MAX = 64;
+/** Work of all the time there is takes less. */
+const DECIMAL = /^(?:0|[1-9][0-9]{0,59})$/;
+/** Records of a time with only one pool name none. */
+const DEFAULT_POOL = 'main';
+/** Four times all the coins there will ever be, and every one a number is exact for. */
+const EXACT_MAX = BigInt(Number.MAX_SAFE_INTEGER);
 
 /**
  * Encodes one share. On the path of every accepted share, hence by hand: one exact allocation, 0.35 µs where the generated encoder
@@ -45,6 +57,9 @@ export function encodeShare(share: ShareRecord): Uint8Array {
   const workerBytes = utf8Bytes(share.worker);
   const sessionIdBytes = utf8Bytes(share.sessionId);
   const gatewayBytes = utf8Bytes(share.gateway);
+  const poolBytes = utf8Bytes(share.pool);
+  const planIdBytes = utf8Bytes(share.planId);
+  const jobValueSats = exactNumber(share.jobValueSats);
   const size =
     fieldBytes(share.headerHash.length) +
     fieldBytes(jobIdBytes) +
@@ -61,7 +76,12 @@ export function encodeShare(share: ShareRecord): Uint8Array {
     fieldBytes(gatewayBytes) +
     (share.height === 0 ? 0 : 1 + varintBytes(share.height)) +
     (share.acceptedAtMs === 0 ? 0 : 1 + varintBytes(share.acceptedAtMs)) +
-    (share.isBlock ? 3 : 0);
+    (share.isBlock ? 3 : 0) +
+    longFieldBytes(poolBytes) +
+    (share.networkBits === 0 ? 0 : 6) +
+    (jobValueSats === 0 ? 0 : 2 + varintBytes(jobValueSats)) +
+    longFieldBytes(planIdBytes) +
+    (share.coinbaseBytes === 0 ? 0 : 2 + varintBytes(share.coinbaseBytes));
 
   const out = Buffer.allocUnsafe(size);
   let at = 0;
@@ -91,6 +111,29 @@ export function encodeShare(share: ShareRecord): Uint8Array {
     out[at++] = 0x01;
     out[at++] = 0x01;
   }
+  // From field 16 on a tag takes two bytes.
+  if (poolBytes !== 0) {
+    out[at++] = 0x8a;
+    at = putText(out, at, 0x01, share.pool, poolBytes);
+  }
+  if (share.networkBits !== 0) {
+    out[at++] = 0x95;
+    at = putFixed32(out, at, 0x01, share.networkBits);
+  }
+  if (jobValueSats !== 0) {
+    out[at++] = 0x98;
+    out[at++] = 0x01;
+    at = putVarint(out, at, jobValueSats);
+  }
+  if (planIdBytes !== 0) {
+    out[at++] = 0xa2;
+    at = putText(out, at, 0x01, share.planId, planIdBytes);
+  }
+  if (share.coinbaseBytes !== 0) {
+    out[at++] = 0xa8;
+    out[at++] = 0x01;
+    at = putVarint(out, at, share.coinbaseBytes);
+  }
   return out;
 }
 
@@ -103,7 +146,7 @@ export function decodeShare(bytes: Uint8Array): Decoded<ShareRecord> {
 export function encodeRejectedShare(rejected: RejectedShare): Uint8Array {
   return v1.RejectedShare.encode(
     v1.RejectedShare.create({
-      share: rejected.share === null ? null : v1.Share.create(wellFormedShare(rejected.share)),
+      share: rejected.share === null ? null : v1.Share.create(shareMessage(rejected.share)),
       raw: rejected.raw,
       reason: rejected.reason.toWellFormed(),
       detail: rejected.detail.toWellFormed(),
@@ -167,6 +210,8 @@ export function decodeJob(bytes: Uint8Array): Decoded<Job> {
     if (message.branch.some((hash) => hash.length !== HASH_BYTES)) {
       return refuse('merkle branch holds a hash that is not 32 bytes');
     }
+    const coinbaseValueSats = toBigint(message.coinbaseValueSats);
+    if (coinbaseValueSats > EXACT_MAX) return refuse('value of the job is out of range');
     return {
       ok: true,
       value: {
@@ -179,7 +224,7 @@ export function decodeJob(bytes: Uint8Array): Decoded<Job> {
         curtime: message.curtime,
         mintime: message.mintime,
         branch: message.branch,
-        coinbaseValueSats: toBigint(message.coinbaseValueSats),
+        coinbaseValueSats,
         coinbaseAux: message.coinbaseAux,
         witnessCommitment: message.witnessCommitment ?? null,
         coinbaseWeightMax: message.coinbaseWeightMax,
@@ -190,6 +235,70 @@ export function decodeJob(bytes: Uint8Array): Decoded<Job> {
       },
     };
   });
+}
+
+/** Encodes whom the direct pools pay. */
+export function encodeCoinbasePlans(plans: readonly CoinbasePlan[]): Uint8Array {
+  return v1.CoinbasePlans.encode(
+    v1.CoinbasePlans.create({
+      plans: plans.map((plan) => ({
+        planId: plan.planId,
+        pool: plan.pool,
+        lastSeq: fromBigint(plan.lastSeq),
+        totalWeight: String(plan.totalWeight),
+        entries: plan.entries.map((entry) => ({
+          address: entry.address,
+          script: entry.script,
+          weight: String(entry.weight),
+          carrySats: fromSigned(entry.carrySats),
+        })),
+        createdAtMs: plan.createdAtMs,
+      })),
+    }),
+  ).finish();
+}
+
+/** Decodes whom the direct pools pay; scripts are views on `bytes`. */
+export function decodeCoinbasePlans(bytes: Uint8Array): Decoded<CoinbasePlan[]> {
+  return guarded(bytes, (reader) => {
+    const message = v1.CoinbasePlans.decode(reader);
+    if (message.plans.length > PLANS_MAX) return refuse('too many plans');
+    const plans: CoinbasePlan[] = [];
+    for (const one of message.plans) {
+      const plan = planFrom(one as headframe.v1.CoinbasePlan);
+      if (!plan.ok) return plan;
+      plans.push(plan.value);
+    }
+    return { ok: true, value: plans };
+  });
+}
+
+function planFrom(message: headframe.v1.CoinbasePlan): Decoded<CoinbasePlan> {
+  if (!/^[0-9a-f]{16}$/.test(message.planId)) return refuse('plan id is not 16 hex digits');
+  if (message.pool === '') return refuse('a plan names no pool');
+  if (message.entries.length > PLAN_ENTRIES_MAX) return refuse('a plan has too many entries');
+  const totalWeight = decimal(message.totalWeight);
+  if (totalWeight === null) return refuse('the weight of a plan is no number');
+  const entries: PlanEntry[] = [];
+  for (const { address, script, weight, carrySats } of message.entries) {
+    const work = decimal(weight ?? '');
+    if (work === null) return refuse('a weight is no number');
+    if (!address || !script || script.length === 0 || script.length > SCRIPT_BYTES_MAX) {
+      return refuse('an entry has no address or no script');
+    }
+    entries.push({ address, script, weight: work, carrySats: toSigned(carrySats ?? 0) });
+  }
+  return {
+    ok: true,
+    value: {
+      planId: message.planId,
+      pool: message.pool,
+      lastSeq: toBigint(message.lastSeq),
+      totalWeight,
+      entries,
+      createdAtMs: toNumber(message.createdAtMs),
+    },
+  };
 }
 
 /** Encodes the transactions that go with a job. */
@@ -225,6 +334,8 @@ export function encodeBlockCandidate(candidate: BlockCandidate): Uint8Array {
       account: candidate.account.toWellFormed(),
       worker: candidate.worker.toWellFormed(),
       rewardSats: fromBigint(candidate.rewardSats),
+      pool: candidate.pool.toWellFormed(),
+      planId: candidate.planId.toWellFormed(),
     }),
   ).finish();
 }
@@ -250,6 +361,8 @@ export function decodeBlockCandidate(bytes: Uint8Array): Decoded<BlockCandidate>
         foundAtMs: toNumber(message.foundAtMs),
         networkDifficulty: message.networkDifficulty,
         rewardSats: toBigint(message.rewardSats),
+        pool: message.pool || DEFAULT_POOL,
+        planId: message.planId,
       },
     };
   });
@@ -332,6 +445,8 @@ function shareFrom(message: headframe.v1.Share): Decoded<ShareRecord> {
   }
   if (message.account === '') return refuse('account is empty');
   if (message.height > HEIGHT_MAX) return refuse('height is out of range');
+  const jobValueSats = toBigint(message.jobValueSats);
+  if (jobValueSats > EXACT_MAX) return refuse('value of the job is out of range');
   return {
     ok: true,
     value: {
@@ -351,15 +466,25 @@ function shareFrom(message: headframe.v1.Share): Decoded<ShareRecord> {
       height: message.height,
       acceptedAtMs: toNumber(message.acceptedAtMs),
       isBlock: message.isBlock,
+      pool: message.pool || DEFAULT_POOL,
+      networkBits: message.bits,
+      jobValueSats,
+      planId: message.planId,
+      coinbaseBytes: message.coinbaseBytes,
     },
   };
 }
 
-function wellFormedShare(share: ShareRecord): ShareRecord {
+function shareMessage(share: ShareRecord): headframe.v1.Share.$Properties {
+  const { networkBits, ...same } = share;
   return {
-    ...share,
+    ...same,
     account: share.account.toWellFormed(),
     worker: share.worker.toWellFormed(),
+    pool: share.pool.toWellFormed(),
+    planId: share.planId.toWellFormed(),
+    bits: networkBits,
+    jobValueSats: fromBigint(share.jobValueSats),
   };
 }
 
@@ -380,6 +505,7 @@ function refuse(reason: string): { ok: false; reason: string } {
 }
 
 type Long = { low: number; high: number; unsigned: boolean };
+type Sint64 = NonNullable<headframe.v1.PlanEntry.$Properties['carrySats']>;
 type Uint64 = NonNullable<headframe.v1.Job.$Properties['feesSats']>;
 
 function toNumber(value: number | Long): number {
@@ -401,6 +527,30 @@ function fromBigint(value: bigint): Uint64 {
     unsigned: true,
   };
   return halves as Uint64;
+}
+
+function fromSigned(value: bigint): Sint64 {
+  if (BigInt.asIntN(64, value) !== value) throw new RangeError(`amount out of range: ${value}`);
+  const halves: Long = {
+    low: Number(BigInt.asIntN(32, value)),
+    high: Number(BigInt.asIntN(32, value >> 32n)),
+    unsigned: false,
+  };
+  return halves as Sint64;
+}
+
+function toSigned(value: number | Long): bigint {
+  return typeof value === 'number' ? BigInt(value) : BigInt.asIntN(64, toBigint(value));
+}
+
+function decimal(text: string): bigint | null {
+  return DECIMAL.test(text) ? BigInt(text) : null;
+}
+
+/** An amount for the varint writer, which counts in numbers; more than those are exact for is a fault of the caller. */
+function exactNumber(sats: bigint): number {
+  if (sats < 0n || sats > EXACT_MAX) throw new RangeError(`amount out of range: ${sats}`);
+  return Number(sats);
 }
 
 function integerBytes(value: bigint): Uint8Array {
@@ -433,6 +583,11 @@ function varintBytes(value: number): number {
 function fieldBytes(length: number): number {
   if (length === 0) return 0;
   return length < 0x80 ? 2 + length : 1 + varintBytes(length) + length;
+}
+
+/** The same with a tag of two bytes. */
+function longFieldBytes(length: number): number {
+  return length === 0 ? 0 : 1 + fieldBytes(length);
 }
 
 function putVarint(out: Buffer, at: number, value: number): number {

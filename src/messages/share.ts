@@ -19,7 +19,7 @@ export type ShareRecord = {
   difficulty: number;
   /** What the hash really reaches. */
   shareDifficulty: number;
-  /** Canonical payout address. */
+  /** Canonical payout address, or canonical split of several. */
   account: string;
   worker: string;
   sessionId: string;
@@ -28,6 +28,16 @@ export type ShareRecord = {
   acceptedAtMs: number;
   /** The hash meets the network target of its job. */
   isBlock: boolean;
+  /** By whose rules it is counted: the pool of the port it came in by. */
+  pool: string;
+  /** Compact bits of its job: what a share was worth in schemes that pay by the share. */
+  networkBits: number;
+  /** Subsidy and fees of its job, at most 2^53 − 1. */
+  jobValueSats: bigint;
+  /** Scheme direct: the plan its coinbase was made from. Empty: none, the finder was paid. */
+  planId: string;
+  /** Scheme direct: how large its coinbase was allowed to be. 0: not limited by a plan. */
+  coinbaseBytes: number;
 };
 
 /** Why a share was not credited; `share` is null when the record could not be decoded, and `raw` then holds its bytes. */

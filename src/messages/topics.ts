@@ -19,6 +19,7 @@ const BLOCK_BYTES_MAX = 16 * MIB;
 export const TOPICS = {
   'mining.jobs': { key: 'constant', retained: true, bytesMax: 64 * KIB },
   'mining.templates': { key: 'constant', retained: true, bytesMax: BLOCK_BYTES_MAX },
+  'mining.plans': { key: 'constant', retained: true, bytesMax: MIB },
   'share.submissions': { key: 'session', retained: false, bytesMax: 64 * KIB },
   'share.valid': { key: 'session', retained: false, bytesMax: 64 * KIB },
   'share.rejected': { key: 'session', retained: false, bytesMax: 128 * KIB },

@@ -5,6 +5,7 @@ import type { Job } from '../../src/core/work/job.ts';
 import {
   decodeBlockCandidate,
   decodeBlockOutcome,
+  decodeCoinbasePlans,
   decodeJob,
   decodeRejectedShare,
   decodeShare,
@@ -12,6 +13,7 @@ import {
   decodeTemplateBody,
   encodeBlockCandidate,
   encodeBlockOutcome,
+  encodeCoinbasePlans,
   encodeJob,
   encodeRejectedShare,
   encodeShare,
@@ -48,13 +50,23 @@ const share: fc.Arbitrary<ShareRecord> = fc.record({
   height: fc.nat({ max: 0x7fffffff }),
   acceptedAtMs: ms,
   isBlock: fc.boolean(),
+  pool: fc.constantFrom('main', 'solo-2', 'é'),
+  networkBits: u32,
+  jobValueSats: fc.bigInt({ min: 0n, max: 2n ** 53n - 1n }),
+  planId: fc.constantFrom('', '0123456789abcdef'),
+  coinbaseBytes: u32,
 });
+
+/** What the generated encoder takes for a share: its own name for the bits, numbers for amounts. */
+function messageOf({ networkBits, jobValueSats, ...same }: ShareRecord) {
+  return { ...same, bits: networkBits, jobValueSats: Number(jobValueSats) };
+}
 
 test('the share encoder writes the bytes of the generated one', () => {
   fc.assert(
     fc.property(share, (record) => {
       const generated = headframe.v1.Share.encode(
-        headframe.v1.Share.create(wellFormed(record)),
+        headframe.v1.Share.create(messageOf(wellFormed(record))),
       ).finish();
       assert.deepEqual(Buffer.from(encodeShare(record)), Buffer.from(generated));
       assert.equal(decodeShare(encodeShare(record)).ok, true);
@@ -84,8 +96,15 @@ test('the share encoder takes default and extreme values like the generated one'
           height: value,
           acceptedAtMs: time,
           isBlock: false,
+          pool: 'p'.repeat(value > 1000 ? 300 : value),
+          networkBits: value,
+          jobValueSats: BigInt(time),
+          planId: value === 0 ? '' : '0123456789abcdef',
+          coinbaseBytes: value,
         };
-        const generated = headframe.v1.Share.encode(headframe.v1.Share.create(record)).finish();
+        const generated = headframe.v1.Share.encode(
+          headframe.v1.Share.create(messageOf(record)),
+        ).finish();
         assert.deepEqual(Buffer.from(encodeShare(record)), Buffer.from(generated));
       }
     }
@@ -137,7 +156,7 @@ const job: fc.Arbitrary<Job> = fc.record({
   curtime: u32,
   mintime: u32,
   branch: fc.array(bytes(32), { maxLength: 20 }),
-  coinbaseValueSats: sats,
+  coinbaseValueSats: fc.bigInt({ min: 0n, max: 2n ** 53n - 1n }),
   coinbaseAux: fc.uint8Array({ maxLength: 40 }),
   witnessCommitment: fc.option(fc.uint8Array({ maxLength: 40 })),
   coinbaseWeightMax: u32,
@@ -185,6 +204,8 @@ test('every message comes back as it was', () => {
       foundAtMs: ms,
       networkDifficulty: fc.double({ noNaN: true, noDefaultInfinity: true }),
       rewardSats: sats,
+      pool: fc.constantFrom('main', 'solo'),
+      planId: fc.constantFrom('', '0123456789abcdef'),
     }),
     encodeBlockCandidate,
     decodeBlockCandidate,
@@ -273,6 +294,11 @@ test('a share that could not be credited is refused with its reason', () => {
     height: 1,
     acceptedAtMs: 1,
     isBlock: false,
+    pool: 'main',
+    networkBits: 0x1d00ffff,
+    jobValueSats: 5_000_000_000n,
+    planId: '',
+    coinbaseBytes: 0,
   };
   assert.equal(decodeShare(encodeShare(good)).ok, true);
   const faults: Partial<ShareRecord>[] = [
@@ -289,6 +315,84 @@ test('a share that could not be credited is refused with its reason', () => {
   for (const fault of faults) {
     assert.equal(decodeShare(encodeShare({ ...good, ...fault })).ok, false, JSON.stringify(fault));
   }
+});
+
+test('shares and finds of a time with one pool count as those of the pool main', () => {
+  const fields = {
+    headerHash: new Uint8Array(32).fill(1),
+    extranonce1: new Uint8Array(4),
+    extranonce2: new Uint8Array(8),
+    difficulty: 1,
+    account: 'a',
+  };
+  const old = headframe.v1.Share.encode(headframe.v1.Share.create(fields)).finish();
+  const decoded = decodeShare(old);
+  assert.ok(decoded.ok);
+  const { pool, networkBits, jobValueSats, planId, coinbaseBytes } = decoded.value;
+  assert.deepEqual(
+    [pool, networkBits, jobValueSats, planId, coinbaseBytes],
+    ['main', 0, 0n, '', 0],
+  );
+  const find = { headerHash: new Uint8Array(32), header: new Uint8Array(80) };
+  const oldFind = headframe.v1.BlockCandidate.encode(headframe.v1.BlockCandidate.create(find));
+  const decodedFind = decodeBlockCandidate(oldFind.finish());
+  assert.ok(decodedFind.ok);
+  assert.deepEqual([decodedFind.value.pool, decodedFind.value.planId], ['main', '']);
+});
+
+test('an amount that no number is exact for is refused, not rounded', () => {
+  const { Share } = headframe.v1;
+  const over = Share.create({
+    headerHash: new Uint8Array(32),
+    extranonce1: new Uint8Array(4),
+    extranonce2: new Uint8Array(8),
+    difficulty: 1,
+    account: 'a',
+    jobValueSats: 2 ** 53,
+  });
+  assert.equal(decodeShare(Share.encode(over).finish()).ok, false);
+});
+
+test('plans of coinbases come back as they were; what is none is refused', () => {
+  const plan = fc.record({
+    planId: fc.constantFrom('0123456789abcdef', 'ffffffffffffffff'),
+    pool: fc.string({ minLength: 1 }),
+    lastSeq: fc.bigInt({ min: 0n, max: 2n ** 63n - 1n }),
+    totalWeight: fc.bigInt({ min: 0n, max: 10n ** 50n }),
+    entries: fc.array(
+      fc.record({
+        address: fc.string({ minLength: 1 }),
+        script: fc.uint8Array({ minLength: 1, maxLength: 42 }),
+        weight: fc.bigInt({ min: 0n, max: 10n ** 50n }),
+        carrySats: fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
+      }),
+      { maxLength: 20 },
+    ),
+    createdAtMs: ms,
+  });
+  roundTrip(fc.array(plan, { maxLength: 4 }), encodeCoinbasePlans, decodeCoinbasePlans);
+
+  const { CoinbasePlans } = headframe.v1;
+  const entry = { address: 'a', script: new Uint8Array(22), weight: '1' };
+  const good = { planId: '0123456789abcdef', pool: 'main', totalWeight: '1', entries: [entry] };
+  const decodes = (one: object) =>
+    decodeCoinbasePlans(CoinbasePlans.encode(CoinbasePlans.create({ plans: [one] })).finish()).ok;
+  assert.equal(decodes(good), true);
+  const faults: object[] = [
+    { planId: '0123456789ABCDEF' },
+    { planId: '' },
+    { pool: '' },
+    { totalWeight: '' },
+    { totalWeight: '-1' },
+    { totalWeight: '1e3' },
+    { totalWeight: '9'.repeat(100) },
+    { entries: [{ ...entry, weight: '1.5' }] },
+    { entries: [{ ...entry, script: new Uint8Array(0) }] },
+    { entries: [{ ...entry, script: new Uint8Array(1000) }] },
+    { entries: [{ ...entry, address: '' }] },
+    { entries: Array.from({ length: 501 }, () => entry) },
+  ];
+  for (const fault of faults) assert.equal(decodes({ ...good, ...fault }), false);
 });
 
 test('unknown fields of a newer writer are skipped', () => {

@@ -45,6 +45,11 @@ function share(number: number, more: Partial<ShareRecord> = {}): ShareRecord {
     height: 100,
     acceptedAtMs: NOON_MS + number,
     isBlock: false,
+    pool: 'main',
+    networkBits: 0x1d00ffff,
+    jobValueSats: 312_500_000n,
+    planId: '',
+    coinbaseBytes: 0,
     ...more,
   };
 }
@@ -202,6 +207,8 @@ for (const kind of SERVER_KINDS) {
         foundAtMs: NOON_MS,
         networkDifficulty: 1e12,
         rewardSats: 312_500_000n,
+        pool: 'main',
+        planId: '',
       };
       const outcome = (
         state: BlockOutcome['state'],

@@ -59,6 +59,11 @@ if (!drain) {
           height: 1,
           acceptedAtMs: Date.now(),
           isBlock: false,
+          pool: 'main',
+          networkBits: 0x207fffff,
+          jobValueSats: 5_000_000_000n,
+          planId: '',
+          coinbaseBytes: 0,
         }),
       );
       if (ticket > 0) waiting.push({ ticket, hash: headerHash.toString('hex') });

@@ -8,6 +8,7 @@
 import {
   decodeBlockCandidate,
   decodeBlockOutcome,
+  decodeCoinbasePlans,
   decodeJob,
   decodeRejectedShare,
   decodeShare,
@@ -138,6 +139,7 @@ export function createMemoryBus(options: MemoryBusOptions): MemoryBus {
 const DECODERS: Record<TopicName, (bytes: Uint8Array) => { ok: boolean; reason?: string }> = {
   'mining.jobs': decodeJob,
   'mining.templates': decodeTemplateBody,
+  'mining.plans': decodeCoinbasePlans,
   'share.submissions': decodeShare,
   'share.valid': decodeShare,
   'share.rejected': decodeRejectedShare,

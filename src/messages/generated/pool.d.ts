@@ -75,6 +75,21 @@ export namespace headframe {
             /** Share isBlock. */
             isBlock: boolean;
 
+            /** Share pool. */
+            pool: string;
+
+            /** Share bits. */
+            bits: number;
+
+            /** Share jobValueSats. */
+            jobValueSats: (number|Long);
+
+            /** Share planId. */
+            planId: string;
+
+            /** Share coinbaseBytes. */
+            coinbaseBytes: number;
+
             /**
              * Creates a new Share instance using the specified properties.
              * @param [properties] Properties to set
@@ -154,6 +169,21 @@ export namespace headframe {
 
                 /** Share isBlock */
                 isBlock?: (boolean|null);
+
+                /** Share pool */
+                pool?: (string|null);
+
+                /** Share bits */
+                bits?: (number|null);
+
+                /** Share jobValueSats */
+                jobValueSats?: (number|Long|null);
+
+                /** Share planId */
+                planId?: (string|null);
+
+                /** Share coinbaseBytes */
+                coinbaseBytes?: (number|null);
 
                 /** Unknown fields preserved while decoding when enabled */
                 $unknowns?: Uint8Array[];
@@ -557,6 +587,12 @@ export namespace headframe {
             /** BlockCandidate rewardSats. */
             rewardSats: (number|Long);
 
+            /** BlockCandidate pool. */
+            pool: string;
+
+            /** BlockCandidate planId. */
+            planId: string;
+
             /**
              * Creates a new BlockCandidate instance using the specified properties.
              * @param [properties] Properties to set
@@ -619,12 +655,261 @@ export namespace headframe {
                 /** BlockCandidate rewardSats */
                 rewardSats?: (number|Long|null);
 
+                /** BlockCandidate pool */
+                pool?: (string|null);
+
+                /** BlockCandidate planId */
+                planId?: (string|null);
+
                 /** Unknown fields preserved while decoding when enabled */
                 $unknowns?: Uint8Array[];
             }
 
             /** Shape of a BlockCandidate. */
             type $Shape = headframe.v1.BlockCandidate.$Properties;
+        }
+
+        /**
+         * Properties of a CoinbasePlans.
+         * @deprecated Use headframe.v1.CoinbasePlans.$Properties instead.
+         */
+        interface ICoinbasePlans extends headframe.v1.CoinbasePlans.$Properties {
+        }
+
+        /** Represents a CoinbasePlans. */
+        class CoinbasePlans {
+
+            /**
+             * Constructs a new CoinbasePlans.
+             * @param [properties] Properties to set
+             */
+            constructor(properties?: headframe.v1.CoinbasePlans.$Properties);
+
+            /** Unknown fields preserved while decoding when enabled */
+            $unknowns?: Uint8Array[];
+
+            /** CoinbasePlans plans. */
+            plans: headframe.v1.CoinbasePlan.$Properties[];
+
+            /**
+             * Creates a new CoinbasePlans instance using the specified properties.
+             * @param [properties] Properties to set
+             * @returns CoinbasePlans instance
+             */
+            static create(properties: headframe.v1.CoinbasePlans.$Shape): headframe.v1.CoinbasePlans & headframe.v1.CoinbasePlans.$Shape;
+            static create(properties?: headframe.v1.CoinbasePlans.$Properties): headframe.v1.CoinbasePlans;
+
+            /**
+             * Encodes the specified CoinbasePlans message. Does not implicitly {@link headframe.v1.CoinbasePlans.verify|verify} messages.
+             * @param message CoinbasePlans message or plain object to encode
+             * @param [writer] Writer to encode to
+             * @returns Writer
+             */
+            static encode(message: headframe.v1.CoinbasePlans.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+            /**
+             * Decodes a CoinbasePlans message from the specified reader or buffer.
+             * @param reader Reader or buffer to decode from
+             * @param [length] Message length if known beforehand
+             * @returns {headframe.v1.CoinbasePlans & headframe.v1.CoinbasePlans.$Shape} CoinbasePlans
+             * @throws {Error} If the payload is not a reader or valid buffer
+             * @throws {$protobuf.util.ProtocolError} If required fields are missing
+             */
+            static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.CoinbasePlans & headframe.v1.CoinbasePlans.$Shape;
+        }
+
+        namespace CoinbasePlans {
+
+            /** Properties of a CoinbasePlans. */
+            interface $Properties {
+
+                /** CoinbasePlans plans */
+                plans?: (headframe.v1.CoinbasePlan.$Properties[]|null);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+            }
+
+            /** Shape of a CoinbasePlans. */
+            type $Shape = headframe.v1.CoinbasePlans.$Properties;
+        }
+
+        /**
+         * Properties of a CoinbasePlan.
+         * @deprecated Use headframe.v1.CoinbasePlan.$Properties instead.
+         */
+        interface ICoinbasePlan extends headframe.v1.CoinbasePlan.$Properties {
+        }
+
+        /** Represents a CoinbasePlan. */
+        class CoinbasePlan {
+
+            /**
+             * Constructs a new CoinbasePlan.
+             * @param [properties] Properties to set
+             */
+            constructor(properties?: headframe.v1.CoinbasePlan.$Properties);
+
+            /** Unknown fields preserved while decoding when enabled */
+            $unknowns?: Uint8Array[];
+
+            /** CoinbasePlan planId. */
+            planId: string;
+
+            /** CoinbasePlan pool. */
+            pool: string;
+
+            /** CoinbasePlan lastSeq. */
+            lastSeq: (number|Long);
+
+            /** CoinbasePlan totalWeight. */
+            totalWeight: string;
+
+            /** CoinbasePlan entries. */
+            entries: headframe.v1.PlanEntry.$Properties[];
+
+            /** CoinbasePlan createdAtMs. */
+            createdAtMs: (number|Long);
+
+            /**
+             * Creates a new CoinbasePlan instance using the specified properties.
+             * @param [properties] Properties to set
+             * @returns CoinbasePlan instance
+             */
+            static create(properties: headframe.v1.CoinbasePlan.$Shape): headframe.v1.CoinbasePlan & headframe.v1.CoinbasePlan.$Shape;
+            static create(properties?: headframe.v1.CoinbasePlan.$Properties): headframe.v1.CoinbasePlan;
+
+            /**
+             * Encodes the specified CoinbasePlan message. Does not implicitly {@link headframe.v1.CoinbasePlan.verify|verify} messages.
+             * @param message CoinbasePlan message or plain object to encode
+             * @param [writer] Writer to encode to
+             * @returns Writer
+             */
+            static encode(message: headframe.v1.CoinbasePlan.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+            /**
+             * Decodes a CoinbasePlan message from the specified reader or buffer.
+             * @param reader Reader or buffer to decode from
+             * @param [length] Message length if known beforehand
+             * @returns {headframe.v1.CoinbasePlan & headframe.v1.CoinbasePlan.$Shape} CoinbasePlan
+             * @throws {Error} If the payload is not a reader or valid buffer
+             * @throws {$protobuf.util.ProtocolError} If required fields are missing
+             */
+            static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.CoinbasePlan & headframe.v1.CoinbasePlan.$Shape;
+        }
+
+        namespace CoinbasePlan {
+
+            /** Properties of a CoinbasePlan. */
+            interface $Properties {
+
+                /** CoinbasePlan planId */
+                planId?: (string|null);
+
+                /** CoinbasePlan pool */
+                pool?: (string|null);
+
+                /** CoinbasePlan lastSeq */
+                lastSeq?: (number|Long|null);
+
+                /** CoinbasePlan totalWeight */
+                totalWeight?: (string|null);
+
+                /** CoinbasePlan entries */
+                entries?: (headframe.v1.PlanEntry.$Properties[]|null);
+
+                /** CoinbasePlan createdAtMs */
+                createdAtMs?: (number|Long|null);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+            }
+
+            /** Shape of a CoinbasePlan. */
+            type $Shape = headframe.v1.CoinbasePlan.$Properties;
+        }
+
+        /**
+         * Properties of a PlanEntry.
+         * @deprecated Use headframe.v1.PlanEntry.$Properties instead.
+         */
+        interface IPlanEntry extends headframe.v1.PlanEntry.$Properties {
+        }
+
+        /** Represents a PlanEntry. */
+        class PlanEntry {
+
+            /**
+             * Constructs a new PlanEntry.
+             * @param [properties] Properties to set
+             */
+            constructor(properties?: headframe.v1.PlanEntry.$Properties);
+
+            /** Unknown fields preserved while decoding when enabled */
+            $unknowns?: Uint8Array[];
+
+            /** PlanEntry address. */
+            address: string;
+
+            /** PlanEntry script. */
+            script: Uint8Array;
+
+            /** PlanEntry weight. */
+            weight: string;
+
+            /** PlanEntry carrySats. */
+            carrySats: (number|Long);
+
+            /**
+             * Creates a new PlanEntry instance using the specified properties.
+             * @param [properties] Properties to set
+             * @returns PlanEntry instance
+             */
+            static create(properties: headframe.v1.PlanEntry.$Shape): headframe.v1.PlanEntry & headframe.v1.PlanEntry.$Shape;
+            static create(properties?: headframe.v1.PlanEntry.$Properties): headframe.v1.PlanEntry;
+
+            /**
+             * Encodes the specified PlanEntry message. Does not implicitly {@link headframe.v1.PlanEntry.verify|verify} messages.
+             * @param message PlanEntry message or plain object to encode
+             * @param [writer] Writer to encode to
+             * @returns Writer
+             */
+            static encode(message: headframe.v1.PlanEntry.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+            /**
+             * Decodes a PlanEntry message from the specified reader or buffer.
+             * @param reader Reader or buffer to decode from
+             * @param [length] Message length if known beforehand
+             * @returns {headframe.v1.PlanEntry & headframe.v1.PlanEntry.$Shape} PlanEntry
+             * @throws {Error} If the payload is not a reader or valid buffer
+             * @throws {$protobuf.util.ProtocolError} If required fields are missing
+             */
+            static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.PlanEntry & headframe.v1.PlanEntry.$Shape;
+        }
+
+        namespace PlanEntry {
+
+            /** Properties of a PlanEntry. */
+            interface $Properties {
+
+                /** PlanEntry address */
+                address?: (string|null);
+
+                /** PlanEntry script */
+                script?: (Uint8Array|null);
+
+                /** PlanEntry weight */
+                weight?: (string|null);
+
+                /** PlanEntry carrySats */
+                carrySats?: (number|Long|null);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+            }
+
+            /** Shape of a PlanEntry. */
+            type $Shape = headframe.v1.PlanEntry.$Properties;
         }
 
         /**

@@ -40,6 +40,11 @@ export const headframe = $root.headframe = (() => {
             Share.prototype.height = 0;
             Share.prototype.acceptedAtMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
             Share.prototype.isBlock = false;
+            Share.prototype.pool = "";
+            Share.prototype.bits = 0;
+            Share.prototype.jobValueSats = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            Share.prototype.planId = "";
+            Share.prototype.coinbaseBytes = 0;
 
             Share.create = function(properties) {
                 return new Share(properties);
@@ -84,6 +89,16 @@ export const headframe = $root.headframe = (() => {
                     writer.uint32(120).uint64(message.acceptedAtMs);
                 if (message.isBlock != null && $Object.hasOwnProperty.call(message, "isBlock") && message.isBlock !== false)
                     writer.uint32(128).bool(message.isBlock);
+                if (message.pool != null && $Object.hasOwnProperty.call(message, "pool") && message.pool !== "")
+                    writer.uint32(138).string(message.pool);
+                if (message.bits != null && $Object.hasOwnProperty.call(message, "bits") && message.bits !== 0)
+                    writer.uint32(149).fixed32(message.bits);
+                if (message.jobValueSats != null && $Object.hasOwnProperty.call(message, "jobValueSats") && (typeof message.jobValueSats === "object" ? message.jobValueSats.low || message.jobValueSats.high : message.jobValueSats !== 0))
+                    writer.uint32(152).uint64(message.jobValueSats);
+                if (message.planId != null && $Object.hasOwnProperty.call(message, "planId") && message.planId !== "")
+                    writer.uint32(162).string(message.planId);
+                if (message.coinbaseBytes != null && $Object.hasOwnProperty.call(message, "coinbaseBytes") && message.coinbaseBytes !== 0)
+                    writer.uint32(168).uint32(message.coinbaseBytes);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -259,6 +274,51 @@ export const headframe = $root.headframe = (() => {
                                 message.isBlock = value;
                             else
                                 delete message.isBlock;
+                            continue;
+                        }
+                    case 17: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.pool = value;
+                            else
+                                delete message.pool;
+                            continue;
+                        }
+                    case 18: {
+                            if (wireType !== 5)
+                                break;
+                            if (value = reader.fixed32())
+                                message.bits = value;
+                            else
+                                delete message.bits;
+                            continue;
+                        }
+                    case 19: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.jobValueSats = value;
+                            else
+                                delete message.jobValueSats;
+                            continue;
+                        }
+                    case 20: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.planId = value;
+                            else
+                                delete message.planId;
+                            continue;
+                        }
+                    case 21: {
+                            if (wireType !== 0)
+                                break;
+                            if (value = reader.uint32())
+                                message.coinbaseBytes = value;
+                            else
+                                delete message.coinbaseBytes;
                             continue;
                         }
                     }
@@ -862,6 +922,8 @@ export const headframe = $root.headframe = (() => {
             BlockCandidate.prototype.foundAtMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
             BlockCandidate.prototype.networkDifficulty = 0;
             BlockCandidate.prototype.rewardSats = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            BlockCandidate.prototype.pool = "";
+            BlockCandidate.prototype.planId = "";
 
             BlockCandidate.create = function(properties) {
                 return new BlockCandidate(properties);
@@ -894,6 +956,10 @@ export const headframe = $root.headframe = (() => {
                     writer.uint32(73).double(message.networkDifficulty);
                 if (message.rewardSats != null && $Object.hasOwnProperty.call(message, "rewardSats") && (typeof message.rewardSats === "object" ? message.rewardSats.low || message.rewardSats.high : message.rewardSats !== 0))
                     writer.uint32(80).uint64(message.rewardSats);
+                if (message.pool != null && $Object.hasOwnProperty.call(message, "pool") && message.pool !== "")
+                    writer.uint32(90).string(message.pool);
+                if (message.planId != null && $Object.hasOwnProperty.call(message, "planId") && message.planId !== "")
+                    writer.uint32(98).string(message.planId);
                 if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
                     for (let i = 0; i < message.$unknowns.length; ++i)
                         writer.raw(message.$unknowns[i]);
@@ -1017,6 +1083,24 @@ export const headframe = $root.headframe = (() => {
                                 delete message.rewardSats;
                             continue;
                         }
+                    case 11: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.pool = value;
+                            else
+                                delete message.pool;
+                            continue;
+                        }
+                    case 12: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.planId = value;
+                            else
+                                delete message.planId;
+                            continue;
+                        }
                     }
                     reader.skipType(wireType, _depth, tag);
                     if (!reader.discardUnknown) {
@@ -1035,6 +1119,362 @@ export const headframe = $root.headframe = (() => {
             };
 
             return BlockCandidate;
+        })();
+
+        v1.CoinbasePlans = (function() {
+
+            const CoinbasePlans = function (properties) {
+                this.plans = [];
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CoinbasePlans.prototype.plans = $util.emptyArray;
+
+            CoinbasePlans.create = function(properties) {
+                return new CoinbasePlans(properties);
+            };
+
+            CoinbasePlans.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.plans != null && message.plans.length)
+                    for (let i = 0; i < message.plans.length; ++i)
+                        $root.headframe.v1.CoinbasePlan.encode(message.plans[i], writer.uint32(10).fork(), _depth + 1).ldelim();
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CoinbasePlans.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.headframe.v1.CoinbasePlans();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.plans && message.plans.length))
+                                message.plans = [];
+                            message.plans.push($root.headframe.v1.CoinbasePlan.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CoinbasePlans;
+        })();
+
+        v1.CoinbasePlan = (function() {
+
+            const CoinbasePlan = function (properties) {
+                this.entries = [];
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            CoinbasePlan.prototype.planId = "";
+            CoinbasePlan.prototype.pool = "";
+            CoinbasePlan.prototype.lastSeq = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+            CoinbasePlan.prototype.totalWeight = "";
+            CoinbasePlan.prototype.entries = $util.emptyArray;
+            CoinbasePlan.prototype.createdAtMs = $util.Long ? $util.Long.fromBits(0,0,true) : 0;
+
+            CoinbasePlan.create = function(properties) {
+                return new CoinbasePlan(properties);
+            };
+
+            CoinbasePlan.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.planId != null && $Object.hasOwnProperty.call(message, "planId") && message.planId !== "")
+                    writer.uint32(10).string(message.planId);
+                if (message.pool != null && $Object.hasOwnProperty.call(message, "pool") && message.pool !== "")
+                    writer.uint32(18).string(message.pool);
+                if (message.lastSeq != null && $Object.hasOwnProperty.call(message, "lastSeq") && (typeof message.lastSeq === "object" ? message.lastSeq.low || message.lastSeq.high : message.lastSeq !== 0))
+                    writer.uint32(24).uint64(message.lastSeq);
+                if (message.totalWeight != null && $Object.hasOwnProperty.call(message, "totalWeight") && message.totalWeight !== "")
+                    writer.uint32(34).string(message.totalWeight);
+                if (message.entries != null && message.entries.length)
+                    for (let i = 0; i < message.entries.length; ++i)
+                        $root.headframe.v1.PlanEntry.encode(message.entries[i], writer.uint32(42).fork(), _depth + 1).ldelim();
+                if (message.createdAtMs != null && $Object.hasOwnProperty.call(message, "createdAtMs") && (typeof message.createdAtMs === "object" ? message.createdAtMs.low || message.createdAtMs.high : message.createdAtMs !== 0))
+                    writer.uint32(48).uint64(message.createdAtMs);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            CoinbasePlan.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.headframe.v1.CoinbasePlan();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.planId = value;
+                            else
+                                delete message.planId;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.pool = value;
+                            else
+                                delete message.pool;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.lastSeq = value;
+                            else
+                                delete message.lastSeq;
+                            continue;
+                        }
+                    case 4: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.totalWeight = value;
+                            else
+                                delete message.totalWeight;
+                            continue;
+                        }
+                    case 5: {
+                            if (wireType !== 2)
+                                break;
+                            if (!(message.entries && message.entries.length))
+                                message.entries = [];
+                            message.entries.push($root.headframe.v1.PlanEntry.decode(reader, reader.size(), $undefined, _depth + 1));
+                            continue;
+                        }
+                    case 6: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.uint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.createdAtMs = value;
+                            else
+                                delete message.createdAtMs;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return CoinbasePlan;
+        })();
+
+        v1.PlanEntry = (function() {
+
+            const PlanEntry = function (properties) {
+                if (properties)
+                    for (let keys = $Object.keys(properties), i = 0; i < keys.length; ++i)
+                        if (properties[keys[i]] != null && keys[i] !== "__proto__")
+                            this[keys[i]] = properties[keys[i]];
+            };
+
+            PlanEntry.prototype.address = "";
+            PlanEntry.prototype.script = $util.newBuffer([]);
+            PlanEntry.prototype.weight = "";
+            PlanEntry.prototype.carrySats = $util.Long ? $util.Long.fromBits(0,0,false) : 0;
+
+            PlanEntry.create = function(properties) {
+                return new PlanEntry(properties);
+            };
+
+            PlanEntry.encode = function (message, writer, _depth) {
+                if (!writer)
+                    writer = $Writer.create();
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $util.recursionLimit)
+                    throw $Error("max depth exceeded");
+                if (message.address != null && $Object.hasOwnProperty.call(message, "address") && message.address !== "")
+                    writer.uint32(10).string(message.address);
+                if (message.script != null && $Object.hasOwnProperty.call(message, "script") && message.script.length)
+                    writer.uint32(18).bytes(message.script);
+                if (message.weight != null && $Object.hasOwnProperty.call(message, "weight") && message.weight !== "")
+                    writer.uint32(26).string(message.weight);
+                if (message.carrySats != null && $Object.hasOwnProperty.call(message, "carrySats") && (typeof message.carrySats === "object" ? message.carrySats.low || message.carrySats.high : message.carrySats !== 0))
+                    writer.uint32(32).sint64(message.carrySats);
+                if (message.$unknowns != null && $Object.hasOwnProperty.call(message, "$unknowns"))
+                    for (let i = 0; i < message.$unknowns.length; ++i)
+                        writer.raw(message.$unknowns[i]);
+                return writer;
+            };
+
+            PlanEntry.decode = function (reader, length, _end, _depth, _target) {
+                if (!(reader instanceof $Reader))
+                    reader = $Reader.create(reader);
+                if (_depth === $undefined)
+                    _depth = 0;
+                if (_depth > $Reader.recursionLimit)
+                    throw $Error("max depth exceeded");
+                let end, message, value;
+                if (length === $undefined)
+                    end = reader.len;
+                else {
+                    end = reader.pos + length;
+                    if (end > reader.len)
+                        throw $RangeError("index out of range");
+                    length = reader.len;
+                    reader.len = end;
+                }
+                message = _target || new $root.headframe.v1.PlanEntry();
+                while (reader.pos < end) {
+                    let start = reader.pos;
+                    let tag = reader.tag();
+                    if (tag === _end) {
+                        _end = $undefined;
+                        break;
+                    }
+                    let wireType = tag & 7;
+                    switch (tag >>>= 3) {
+                    case 1: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.address = value;
+                            else
+                                delete message.address;
+                            continue;
+                        }
+                    case 2: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.bytes()).length)
+                                message.script = value;
+                            else
+                                delete message.script;
+                            continue;
+                        }
+                    case 3: {
+                            if (wireType !== 2)
+                                break;
+                            if ((value = reader.stringVerify()).length)
+                                message.weight = value;
+                            else
+                                delete message.weight;
+                            continue;
+                        }
+                    case 4: {
+                            if (wireType !== 0)
+                                break;
+                            if (typeof (value = reader.sint64()) === "object" ? value.low || value.high : value !== 0)
+                                message.carrySats = value;
+                            else
+                                delete message.carrySats;
+                            continue;
+                        }
+                    }
+                    reader.skipType(wireType, _depth, tag);
+                    if (!reader.discardUnknown) {
+                        $util.makeProp(message, "$unknowns", false);
+                        (message.$unknowns || (message.$unknowns = [])).push(reader.raw(start, reader.pos));
+                    }
+                }
+                if (length !== $undefined) {
+                    if (reader.pos !== end)
+                        throw $RangeError("index out of range");
+                    reader.len = length;
+                }
+                if (_end !== $undefined)
+                    throw $Error("missing end group");
+                return message;
+            };
+
+            return PlanEntry;
         })();
 
         v1.SolvedBlock = (function() {

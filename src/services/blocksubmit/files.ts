@@ -263,6 +263,8 @@ function readCandidate(bytes: Uint8Array, hashDisplay: string): BlockCandidate |
     foundAtMs: 0,
     networkDifficulty: 0,
     rewardSats,
+    pool: 'main',
+    planId: '',
   };
 }
 

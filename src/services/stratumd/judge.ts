@@ -114,6 +114,11 @@ export class Judge {
       height: 0,
       acceptedAtMs: 0,
       isBlock: false,
+      pool: 'main',
+      networkBits: 0,
+      jobValueSats: 0n,
+      planId: '',
+      coinbaseBytes: 0,
     };
   }
 
@@ -357,6 +362,8 @@ export class Judge {
       foundAtMs: this.#time.wallMs,
       networkDifficulty: known.networkDifficulty,
       rewardSats: job.coinbaseValueSats,
+      pool: 'main',
+      planId: '',
     };
     lane.submit(candidate, () => {
       bar.isLifted = true;
@@ -428,6 +435,8 @@ export class Judge {
     record.height = known.job.height;
     record.acceptedAtMs = this.#time.wallMs;
     record.isBlock = isBlock;
+    record.networkBits = known.job.bits;
+    record.jobValueSats = known.job.coinbaseValueSats;
     const ticket = journal.append(encodeShare(record));
     if (ticket < 0) {
       this.#brake(session);

@@ -104,6 +104,8 @@ function makeBlock(
     foundAtMs: Date.now(),
     networkDifficulty: 1,
     rewardSats: 5_000_000_000n,
+    pool: 'main',
+    planId: '',
   };
   const template = encodeTemplateBody({
     jobId,

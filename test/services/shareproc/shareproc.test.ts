@@ -89,6 +89,11 @@ function trueShare(nonce: number, more: Partial<ShareRecord> = {}): ShareRecord 
     height: JOB.height,
     acceptedAtMs: NOW_MS + nonce,
     isBlock: false,
+    pool: 'main',
+    networkBits: JOB.bits,
+    jobValueSats: JOB.coinbaseValueSats,
+    planId: '',
+    coinbaseBytes: 0,
     ...more,
   };
 }
@@ -324,6 +329,8 @@ for (const kind of SERVER_KINDS) {
             foundAtMs: NOW_MS,
             networkDifficulty: 1,
             rewardSats: 5_000_000_000n,
+            pool: 'main',
+            planId: '',
           }),
         },
       ]);
