@@ -16,7 +16,9 @@ import {
   parseFields,
   printableName,
   type RecordForm,
+  show,
 } from './config/grammar.ts';
+import { combineMoney, MAIN_POOL, type MoneyConfig } from './config/money.ts';
 import {
   REFUSED_KEYS,
   SETTINGS,
@@ -26,7 +28,6 @@ import {
   UNREAD_KEYS,
   type Values,
 } from './config/settings.ts';
-import { decodeAddress } from './core/bitcoin/address.ts';
 import { NETWORKS, type Network } from './core/bitcoin/network.ts';
 import type { NodeAddress } from './core/node/rpc.ts';
 import type { IpRange } from './core/stratum/ip.ts';
@@ -34,19 +35,20 @@ import { SESSION_LIMITS, type SessionLimits } from './core/stratum/limits.ts';
 import { VARDIFF_POLICY, type VardiffPolicy } from './core/work/vardiff.ts';
 import { ADMISSION_OPTIONS, type AdmissionOptions } from './services/stratumd/admission.ts';
 import { DOOR_LIMITS, type DoorLimits } from './services/stratumd/door.ts';
-import type { PayoutOptions, PortOptions } from './services/stratumd/options.ts';
+import type { PortOptions } from './services/stratumd/options.ts';
 import type { TlsOptions } from './services/stratumd/tls.ts';
 
+/** A Stratum port and the id of the pool that its shares are counted by. */
+export type PoolPort = PortOptions & { pool: string };
+
 /** Everything the operator decides. Plain data: it can be posted to a worker thread. */
-export type Config = {
+export type Config = MoneyConfig & {
   /** `node`: mine on `nodes`. `devnet`: nothing is configured, start the development chain and a miner. */
   mode: 'node' | 'devnet';
   network: Network;
   serviceName: string;
   /** Absolute; the network's own folder, or `devnet`. */
   dataDir: string;
-  /** Null in mode `devnet` without POOL_ADDRESS: an address of the development chain's wallet is to be taken. */
-  payout: PayoutOptions | null;
   poolTag: string;
   versionMask: number;
   instance: {
@@ -60,8 +62,8 @@ export type Config = {
   nodes: readonly NodeAddress[];
   jobs: { pollMs: number; refreshMs: number; feeRiseSats: number; feeRisePpm: number };
   stratum: {
-    /** The first is LISTEN_PORT. */
-    ports: readonly PortOptions[];
+    /** The first is LISTEN_PORT, and serves the pool `main`. */
+    ports: readonly PoolPort[];
     /** Null when every port is `tls: 'off'`. */
     tls: TlsOptions | null;
     trustedProxies: readonly IpRange[];
@@ -133,12 +135,11 @@ const PREFIXES = [
   'HEADFRAME_',
   'PPLNS_',
   'PAYOUT_',
+  'PPS_',
+  'DEVELOPER_',
 ];
 /** systemd's socket activation, which has nothing to do with LISTEN_PORT. */
 const FOREIGN = new Set(['LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES']);
-/** What the Stratum server document’s example file says. */
-const EXAMPLE_ADDRESS = 'your-pool-address-here';
-
 /** Where a setting's value came from, and the value; the default's where what was written is faulty. */
 type Source = { where: string; value: unknown };
 
@@ -179,7 +180,9 @@ export function describeConfig(config: Config): Record<string, unknown> {
   return {
     network: config.network,
     mode: config.mode,
-    payout: config.payout?.mode ?? 'development chain',
+    pools: config.pools.map((pool) => `${pool.id} ${pool.scheme}`),
+    payouts:
+      config.payouts === null ? 'off' : `${config.payouts.signing}, ${config.payouts.wallet}`,
     nodes: config.nodes.map((node) => `${node.name} ${node.url}`),
     stratum: config.stratum.ports.map((port) => `${port.host ?? ''}:${port.port}`),
     api: config.api === null ? 'off' : `${config.api.host}:${config.api.port}`,
@@ -514,13 +517,8 @@ function defaultOf(setting: Setting<unknown>): unknown {
   return parsed.ok ? parsed.value : null;
 }
 
-/** A value that is not secret, cut short and without what stands before an @ (people put passwords there). */
-function show(text: string): string {
-  const clean = text.replace(/[^\x20-\x7e]/g, '?').replace(/[^/;,\s]*@/g, '***@');
-  return `"${clean.length > 64 ? `${clean.slice(0, 64)}…` : clean}"`;
-}
-
-type Combining = {
+/** What the checks of settings against each other are handed. */
+export type Combining = {
   sources: ConfigSources;
   values: Values;
   found: ReadonlyMap<SettingName, Source>;
@@ -547,11 +545,11 @@ function combine(given: Combining): Config | null {
   const dataDir = join(root, mode === 'devnet' ? 'devnet' : network);
   const limits = combineLimits(given);
   return {
+    ...combineMoney(given, mode, network),
     mode,
     network,
     serviceName: values.serviceName,
     dataDir,
-    payout: combinePayout(given, mode, network),
     poolTag: values.poolTag,
     versionMask: combineMask(given),
     instance: {
@@ -596,47 +594,6 @@ const nodeSettings: readonly SettingName[] = [
   'zmq',
   'moreNodes',
 ];
-
-function combinePayout(
-  { values, found, errors }: Combining,
-  mode: Config['mode'],
-  network: Network,
-): PayoutOptions | null {
-  const where = found.get('poolAddress')?.where ?? 'POOL_ADDRESS';
-  let paid: { address: string; script: Uint8Array } | null = null;
-  if (values.poolAddress !== null) {
-    if (values.poolAddress === EXAMPLE_ADDRESS) {
-      errors.push(`${where} still is the example: set an address of yours.`);
-    } else {
-      const answer = decodeAddress(values.poolAddress, network);
-      if (answer.ok) paid = { address: answer.canonical, script: answer.script };
-      else if (mode === 'devnet') {
-        errors.push(
-          `${where} is not an address of the development chain (${answer.reason}). If you want to mine for it, configure a node: BITCOIN_RPC_HOST and user and password or cookie file.`,
-        );
-      } else errors.push(`${where} is not an address of ${network}: ${answer.reason}.`);
-    }
-  }
-  if (values.payoutMode === 'pool') {
-    if (paid !== null) return { mode: 'pool', ...paid };
-    if (values.poolAddress === null && mode === 'node') {
-      errors.push(
-        `POOL_ADDRESS is missing: the ${network} address that blocks are to pay, or PAYOUT_MODE=solo to pay their finders.`,
-      );
-    }
-    return null;
-  }
-  const asked = found.get('poolFee');
-  const ppm = values.poolFee ?? (paid === null ? 0 : 10_000);
-  if (ppm === 0) return { mode: 'solo', fee: null };
-  if (paid !== null) return { mode: 'solo', fee: { ppm, script: paid.script } };
-  if (values.poolAddress === null) {
-    errors.push(
-      `${asked?.where ?? 'POOL_FEE_PERCENT'} asks for a fee, but POOL_ADDRESS does not say who gets it.`,
-    );
-  }
-  return null;
-}
 
 function combineMask({ values, errors, found }: Combining): number {
   const mask = values.versionMask;
@@ -770,7 +727,7 @@ function combineStratum(
       `${found.get('tlsMode')!.where} and ${found.get('tlsEnabled')!.where} say different things.`,
     );
   }
-  const first: PortOptions = {
+  const first: PoolPort = {
     port: values.listenPort,
     host: values.listenAddr,
     startDifficulty: values.initialDifficulty,
@@ -778,6 +735,7 @@ function combineStratum(
     maxDifficulty: values.maxDifficulty,
     tls: values.tlsMode ?? modeByFlag,
     vardiff: true,
+    pool: MAIN_POOL,
   };
   const ports = [first];
   for (const fields of values.morePorts ?? []) {
@@ -796,6 +754,7 @@ function combineStratum(
       ),
       tls: or('tls', first.tls),
       vardiff: or('vardiff', true),
+      pool: or('pool', first.pool),
     });
   }
   for (const port of ports) {

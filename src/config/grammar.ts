@@ -6,6 +6,7 @@
  * without a unit, URLs with a password in them.
  */
 
+import { parseAmount } from '../core/ledger/amount.ts';
 import { decodeIp, decodeIpRange, type IpRange } from '../core/stratum/ip.ts';
 
 export type Parsed<T> = { ok: true; value: T } | { ok: false; reason: string };
@@ -67,6 +68,82 @@ export function percent(): Kind<number> {
       const ppm = Number(match[1]) * 10_000 + Number((match[2] ?? '').padEnd(4, '0'));
       return ppm <= 1_000_000 ? ok(ppm) : no('is more than 100 percent');
     },
+  };
+}
+
+/** A factor with up to six places, as exact parts per million. */
+export function factor(min: string, max: string): Kind<bigint> {
+  const minPpm = factorPpm(min)!;
+  const maxPpm = factorPpm(max)!;
+  return {
+    form: `number, ${min} to ${max}, at most six places after the point`,
+    parse(text) {
+      const value = factorPpm(text);
+      if (value === null) return no('is not a number like 2 or 0.5 with at most six places');
+      return value >= minPpm && value <= maxPpm ? ok(value) : no(`is outside ${min} to ${max}`);
+    },
+  };
+}
+
+function factorPpm(text: string): bigint | null {
+  const match = /^(0|[1-9]\d{0,8})(?:\.(\d{1,6}))?$/.exec(text);
+  if (match === null) return null;
+  return BigInt(match[1]!) * 1_000_000n + BigInt((match[2] ?? '').padEnd(6, '0'));
+}
+
+/** Money with its unit, `0.01 BTC` or `5000 sat`, as satoshi. */
+export function amount(min: string, max: string): Kind<bigint> {
+  const minSats = amountSats(min);
+  const maxSats = amountSats(max);
+  return {
+    form: `amount with unit (BTC or sat), ${min} to ${max}`,
+    parse(text) {
+      const parsed = parseAmount(text);
+      if (!parsed.ok) return no(parsed.reason);
+      return parsed.sats >= minSats && parsed.sats <= maxSats
+        ? ok(parsed.sats)
+        : no(`is outside ${min} to ${max}`);
+    },
+  };
+}
+
+function amountSats(text: string): bigint {
+  const parsed = parseAmount(text);
+  if (!parsed.ok) throw new Error(`${text} ${parsed.reason}`);
+  return parsed.sats;
+}
+
+/** When something happens again and again: at an interval, or once a day at a time of day. */
+export type Schedule =
+  | { kind: 'every'; intervalMs: number }
+  | { kind: 'daily'; minuteOfDayUtc: number };
+
+/** `every 1h` or `daily 03:00` (UTC). */
+export function schedule(min: string, max: string): Kind<Schedule> {
+  const interval = duration(min, max);
+  return {
+    form: `every and a duration, ${min} to ${max}, or daily and a time of day in UTC, such as every 1h or daily 03:00`,
+    parse(text) {
+      const every = /^every (\S+)$/.exec(text);
+      if (every !== null) {
+        const parsed = interval.parse(every[1]!);
+        return parsed.ok
+          ? ok({ kind: 'every', intervalMs: parsed.value })
+          : no(`has an interval that ${parsed.reason}`);
+      }
+      const daily = /^daily ([01]\d|2[0-3]):([0-5]\d)$/.exec(text);
+      if (daily === null) return no('is not a schedule like "every 1h" or "daily 03:00"');
+      return ok({ kind: 'daily', minuteOfDayUtc: Number(daily[1]) * 60 + Number(daily[2]) });
+    },
+  };
+}
+
+/** The name of a pool: small letters, digits and dashes. */
+export function poolId(): Kind<string> {
+  const form = '1 to 16 small letters, digits and dashes';
+  return {
+    form,
+    parse: (text) => (/^[a-z0-9-]{1,16}$/.test(text) ? ok(text) : no(`is not ${form}`)),
   };
 }
 
@@ -393,4 +470,10 @@ export function checkText(value: string): string | null {
 export function printableName(name: string): string {
   const clean = name.replace(/[^\x20-\x7e]/g, '?');
   return clean.length > 48 ? `${clean.slice(0, 48)}…` : clean;
+}
+
+/** A value that is not secret, cut short and without what stands before an @ (people put passwords there). */
+export function show(text: string): string {
+  const clean = text.replace(/[^\x20-\x7e]/g, '?').replace(/[^/;,\s]*@/g, '***@');
+  return `"${clean.length > 64 ? `${clean.slice(0, 64)}…` : clean}"`;
 }

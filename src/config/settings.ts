@@ -8,10 +8,12 @@
  */
 
 import {
+  amount,
   boolean,
   choice,
   decimal,
   duration,
+  factor,
   hex32,
   host,
   httpUrl,
@@ -21,9 +23,11 @@ import {
   listenAddress,
   path,
   percent,
+  poolId,
   postgresUrl,
   printable,
   records,
+  schedule,
   size,
   text,
   zmqAddresses,
@@ -74,11 +78,16 @@ function perhaps<T>(
 
 const port = integer(1, 65_535);
 const difficulty = decimal(1e-9, 1e15);
+const address = text(120, 'Bitcoin address of the network');
+const schemes = choice(['pplns', 'prop', 'pps', 'fpps', 'solo', 'direct', 'pool']);
+const windowFactor = factor('0.01', '1000');
+const windowDays = integer(1, 3_650);
+const onRuin = choice(['refuse', 'downgrade']);
 const tlsModes = choice(['auto', 'off', 'only']);
 
 /** In the order of the documentation. */
 export const SETTINGS = {
-  // What is mined, and for whom
+  // What is mined
   network: perhaps(
     'NETWORK',
     'network',
@@ -93,27 +102,6 @@ export const SETTINGS = {
   coinType: always('COIN_TYPE', 'mining.coin_type', choice(['bitcoin']), 'bitcoin', {
     description: 'The coin. Only Bitcoin can be mined.',
   }),
-  poolAddress: perhaps(
-    'POOL_ADDRESS',
-    'mining.pool_address',
-    text(120, 'Bitcoin address of the network'),
-    'needed with a node, unless PAYOUT_MODE=solo; the development chain makes its own',
-    { description: 'Where blocks are paid to in mode pool, and the fee in mode solo.' },
-  ),
-  payoutMode: always('PAYOUT_MODE', 'mining.payout_mode', choice(['pool', 'solo']), 'pool', {
-    description:
-      'pool: every block pays POOL_ADDRESS, and each accepted share stands in the database with its work. solo: a block pays the address that its finder logged in with.',
-  }),
-  poolFee: perhaps(
-    'POOL_FEE_PERCENT',
-    'mining.fee_percent',
-    percent(),
-    '1 in mode solo with a POOL_ADDRESS, 0 in mode solo without',
-    {
-      description:
-        'Share of a block that goes to POOL_ADDRESS in mode solo, kept as parts per million. In mode pool the whole block goes there, and this has no effect.',
-    },
-  ),
   poolTag: always('POOL_TAG', 'mining.pool_tag', printable(40), '/headframe/', {
     description: 'Text in the coinbase of every block.',
   }),
@@ -137,6 +125,184 @@ export const SETTINGS = {
       description:
         'Number of this process when several serve one pool. It becomes the first byte of every extranonce1, so that no two processes hand out the same work.',
     },
+  ),
+
+  // How blocks are shared out
+  payoutMode: always('PAYOUT_MODE', 'mining.payout_mode', schemes, 'pplns', {
+    description:
+      'How blocks are shared out. pplns, prop, pps, fpps: blocks pay POOL_ADDRESS, what miners earn is booked in the ledger and paid out from a wallet. solo: a block pays its finder. direct: PPLNS paid by the coinbase itself, so that the pool holds nothing. pool: blocks pay POOL_ADDRESS, and shares are only recorded.',
+  }),
+  poolAddress: perhaps(
+    'POOL_ADDRESS',
+    'mining.pool_address',
+    address,
+    'needed with a node, unless PAYOUT_MODE is solo or direct; the development chain makes its own',
+    {
+      description:
+        'Where blocks are paid to in every mode but solo and direct. Payouts need it to be an address of the wallet.',
+    },
+  ),
+  poolFee: perhaps(
+    'POOL_FEE_PERCENT',
+    'mining.fee_percent',
+    percent(),
+    '1; 0 in mode pool, and in modes solo and direct when there is no address to pay it to',
+    {
+      description:
+        'What the operator keeps of a block or, in modes pps and fpps, of each share. Kept as parts per million; an account may have another.',
+    },
+  ),
+  feeAddress: perhaps(
+    'FEE_ADDRESS',
+    'mining.fee_address',
+    address,
+    'booked as the operator’s; in modes solo and direct, paid to POOL_ADDRESS',
+    {
+      description:
+        'Who gets the fee: booked to this address, or in modes solo and direct paid to it by the coinbase.',
+    },
+  ),
+  developerFee: always('DEVELOPER_FEE_PERCENT', 'mining.developer_fee_percent', percent(), '0', {
+    description:
+      'What goes to DEVELOPER_ADDRESS beside the fee, in modes pplns, prop, pps and fpps. Nothing unless you say so.',
+  }),
+  developerAddress: perhaps('DEVELOPER_ADDRESS', 'mining.developer_address', address, 'none', {
+    description: 'Whom the developer fee and the donations of accounts are booked to.',
+  }),
+  windowFactor: perhaps('PPLNS_WINDOW_FACTOR', 'mining.pplns_window_factor', windowFactor, '2.0', {
+    description:
+      'How much work a PPLNS window holds, as a multiple of the network’s difficulty at the find.',
+  }),
+  windowDays: perhaps(
+    'PPLNS_WINDOW_DAYS',
+    'mining.pplns_window_days',
+    windowDays,
+    'the window is measured in work',
+    { description: 'The window as days before the find, instead of an amount of work.' },
+  ),
+  ruinMax: always('PPS_RUIN_PERCENT_MAX', 'mining.pps_ruin_percent_max', percent(), '1', {
+    description:
+      'Modes pps and fpps pay for shares whether blocks are found or not. This is the greatest chance of ruin that is accepted, computed from fee, reserve and what a block pays.',
+  }),
+  onRuin: always('PPS_ON_RUIN', 'mining.pps_on_ruin', onRuin, 'refuse', {
+    description:
+      'Beyond that chance: refuse, no shares are credited and an alarm is raised; downgrade, shares from then on are paid as in mode pplns, and the change is recorded.',
+  }),
+  morePools: perhaps(
+    'POOLS',
+    'pools',
+    records('id', {
+      id: { kind: poolId() },
+      scheme: { kind: schemes },
+      fee: { kind: percent() },
+      fee_address: { kind: address },
+      window_factor: { kind: windowFactor },
+      window_days: { kind: windowDays },
+      address: { kind: address },
+      ruin_max: { kind: percent() },
+      on_ruin: { kind: onRuin },
+    }),
+    'one pool, called main',
+    {
+      description:
+        'Further pools beside main, such as solo;scheme=solo;fee=0.5. What is not given is as above. A port of LISTEN_PORTS names the pool it serves.',
+    },
+  ),
+
+  // Payouts
+  payoutWallet: perhaps(
+    'PAYOUT_WALLET',
+    'payout.wallet',
+    printable(64),
+    'nothing is paid out; on the development chain, its own wallet',
+    {
+      description:
+        'Name of the wallet at the first node from which miners are paid. POOL_ADDRESS should be one of its addresses.',
+    },
+  ),
+  payoutSigning: always('PAYOUT_SIGNING', 'payout.signing', choice(['hot', 'cold']), 'hot', {
+    description:
+      'hot: the wallet signs. cold: an unsigned PSBT is exported, signed elsewhere and imported.',
+  }),
+  payoutMinimum: perhaps(
+    'PAYOUT_MINIMUM',
+    'payout.minimum',
+    amount('1 sat', '21000000 BTC'),
+    '0.001 BTC; 0.01 BTC on the development chain',
+    {
+      description:
+        'An account is paid when it has so much. It may ask for more, never for less. At least 546 sat, below which the network takes no output.',
+    },
+  ),
+  payoutSchedule: perhaps(
+    'PAYOUT_SCHEDULE',
+    'payout.schedule',
+    schedule('10s', '31d'),
+    'every 1h; every 1m on the development chain',
+    { description: 'When payouts are made.' },
+  ),
+  payoutFeePolicy: always(
+    'PAYOUT_FEE_POLICY',
+    'payout.fee_policy',
+    choice(['pool', 'miner']),
+    'pool',
+    { description: 'Who bears the network’s fee of a payout.' },
+  ),
+  payoutFeeRateMax: always(
+    'PAYOUT_FEE_RATE_MAX',
+    'payout.fee_rate_max',
+    decimal(1, 10_000),
+    '100',
+    {
+      description: 'Highest fee rate of a payout, in satoshi per virtual byte.',
+    },
+  ),
+  payoutFeeMax: always('PAYOUT_FEE_PERCENT_MAX', 'payout.fee_percent_max', percent(), '2', {
+    description: 'Highest fee of a payout, as part of what it pays.',
+  }),
+  payoutConfirmTarget: always(
+    'PAYOUT_CONFIRM_TARGET',
+    'payout.confirm_target',
+    integer(1, 1008),
+    '36',
+    { description: 'Blocks within which a payout should confirm; the node estimates the fee.' },
+  ),
+  payoutOutputsMax: always('PAYOUT_OUTPUTS_MAX', 'payout.outputs_max', integer(1, 500), '200', {
+    description: 'Accounts paid by one transaction.',
+  }),
+  payoutTransactionMax: perhaps(
+    'PAYOUT_TRANSACTION_MAX',
+    'payout.transaction_max',
+    amount('1 sat', '21000000 BTC'),
+    '10 BTC, or PAYOUT_DAILY_MAX where that is less; 21000000 BTC on regtest',
+    { description: 'What one transaction pays at most.' },
+  ),
+  payoutDailyMax: perhaps(
+    'PAYOUT_DAILY_MAX',
+    'payout.daily_max',
+    amount('1 sat', '21000000 BTC'),
+    '50 BTC, or PAYOUT_TRANSACTION_MAX where that is more; 21000000 BTC on regtest',
+    { description: 'What is paid in any 24 hours at most.' },
+  ),
+  payoutConfirmations: always(
+    'PAYOUT_CONFIRMATIONS',
+    'payout.confirmations',
+    integer(1, 100),
+    '6',
+    {
+      description: 'Depth at which a payout is settled. Until then it is watched, and sent again.',
+    },
+  ),
+  payoutMaturity: always('PAYOUT_MATURITY', 'payout.maturity', integer(101, 1_000), '101', {
+    description:
+      'Depth at which a block’s reward may be paid out. Bitcoin itself allows it 100 blocks later.',
+  }),
+  payoutBumpAfter: perhaps(
+    'PAYOUT_BUMP_AFTER',
+    'payout.bump_after',
+    duration('1m', '14d'),
+    '6h; 10m on the development chain',
+    { description: 'A payout that is unconfirmed for so long gets a higher fee.' },
   ),
 
   // The nodes
@@ -240,11 +406,12 @@ export const SETTINGS = {
       max: { kind: difficulty },
       tls: { kind: tlsModes },
       vardiff: { kind: boolean() },
+      pool: { kind: poolId() },
     }),
     'one port',
     {
       description:
-        'Further ports with a starting difficulty and limits of their own, such as 3334;difficulty=65536;min=1024. What is not given is as on the first port.',
+        'Further ports with a starting difficulty and limits of their own, such as 3334;difficulty=65536;min=1024 or 3335;pool=solo. What is not given is as on the first port, which serves the pool main.',
     },
   ),
   tlsMode: perhaps('TLS_MODE', 'server.tls.mode', tlsModes, 'auto', {
@@ -393,6 +560,23 @@ export const SETTINGS = {
     description:
       'Shares that may wait on disk for the database. Above it shares are refused; blocks never are.',
   }),
+  shareRetention: always(
+    'SHARE_RETENTION_DAYS',
+    'storage.share_retention_days',
+    integer(1, 3_650),
+    '90',
+    {
+      description:
+        'Each share is kept for so many days; after that only sums of many shares, by account.',
+    },
+  ),
+  spanRetention: always(
+    'SPAN_RETENTION_DAYS',
+    'storage.span_retention_days',
+    integer(1, 36_500),
+    '1100',
+    { description: 'The sums are kept for so many days. Rounds and the ledger are kept for ever.' },
+  ),
   databaseUrl: perhaps(
     'DATABASE_URL',
     'storage.database_url',
@@ -492,7 +676,9 @@ export type Values = {
 
 /** Headings of the documentation, each before the setting it begins with. */
 export const SECTIONS: ReadonlyMap<SettingName, string> = new Map<SettingName, string>([
-  ['network', 'What is mined, and for whom'],
+  ['network', 'What is mined'],
+  ['payoutMode', 'How blocks are shared out'],
+  ['payoutWallet', 'Payouts'],
   ['rpcHost', 'The nodes'],
   ['jobRefresh', 'Jobs'],
   ['listenAddr', 'Stratum'],
@@ -517,7 +703,6 @@ export const UNREAD: ReadonlyMap<string, string> = new Map([
   ['INFLUX_TOKEN', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
   ['INFLUX_ORG', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
   ['INFLUX_BUCKET', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
-  ['PPLNS_WINDOW_FACTOR', 'blocks are paid as PAYOUT_MODE says; there is no PPLNS in this version'],
   ['BUFFER_SIZE', 'buffers are as large as a line'],
   ['WORKER_POOL_SIZE', 'there is no pool of threads to size'],
 ]);

@@ -18,9 +18,15 @@ import {
 export const COMMANDS: ReadonlyMap<string, string> = new Map([
   [
     'start',
-    'the whole pool in one process; with no node configured, on a development chain of its own',
+    'the whole pool in one process; with no node configured, on its own development chain',
   ],
   ['doctor', 'checks configuration, node, ports, disk, clock and database, and says what is wrong'],
+  [
+    'ledger',
+    'balances, statements, rounds, audit and bookings of the ledger; "headframe ledger" lists them',
+  ],
+  ['payout', 'payouts: plan, run, hold, release, sign elsewhere; "headframe payout" lists them'],
+  ['verify-round', 'recomputes a round from its export, offline'],
   ['devnet', 'only the development chain: a small Bitcoin-like node'],
   ['miner', 'a CPU miner that speaks Stratum, for tests'],
   ['swarm', 'a load generator for any Stratum server'],
@@ -38,23 +44,23 @@ export const LATER_COMMANDS: ReadonlySet<string> = new Set([
   'payoutd',
   'apiserver',
   'coop',
-  'ledger',
-  'payout',
-  'verify-round',
 ]);
 
 /** Exit codes, for the help text and the operator's page. */
 export const EXIT_CODES: ReadonlyMap<number, string> = new Map([
-  [0, 'stopped as asked; doctor: all well'],
-  [1, 'stopped by a fault that it could not work around; doctor: something is wrong'],
+  [0, 'stopped as asked; doctor: all well; ledger, payout, verify-round: done, nothing wrong'],
+  [
+    1,
+    'stopped by a fault that it could not work around; the others: something is wrong, or refused',
+  ],
   [2, 'wrong command line'],
-  [75, 'the data folder is in use by another process'],
+  [75, 'the data folder is in use by another process; ledger, payout: no database'],
   [78, 'wrong configuration'],
 ]);
 
 /** The text of `headframe help`. */
 export function helpText(): string {
-  const commands = [...COMMANDS].map(([name, what]) => `  ${name.padEnd(9)}${what}`).join('\n');
+  const commands = [...COMMANDS].map(([name, what]) => `  ${name.padEnd(13)}${what}`).join('\n');
   const codes = [...EXIT_CODES]
     .map(([code, what]) => `  ${String(code).padEnd(4)}${what}`)
     .join('\n');
@@ -117,7 +123,7 @@ Values in the file are not expanded: \`$HOME\` is six characters. Secrets are no
 machine can read those.
 
 **How values are written.** Durations have a unit: \`500ms\`, \`30s\`, \`5m\`, \`1m30s\`. Sizes are bytes or have one: \`64KiB\`,
-\`256MiB\`. Percentages have no % sign and at most four places. Lists are separated by commas. An empty value is a fault, except
+\`256MiB\`. Money has a unit and is exact: \`0.01 BTC\`, \`5000 sat\`. Percentages have no % sign and at most four places. Lists are separated by commas. An empty value is a fault, except
 for BITCOIN_RPC_USER and BITCOIN_RPC_PASSWORD, where it means none.
 
 \`headframe doctor\` checks the configuration and then what it names.
