@@ -1,0 +1,16 @@
+/**
+ * Direct: PPLNS paid by the coinbase itself, so that the pool holds nothing. The window is that of PPLNS; what an account earned
+ * and what the coinbase could pay it differ (plan.ts), and the difference is carried to the next block (carry.ts).
+ */
+
+import { settleRound } from '../round.ts';
+import { lastWork } from './pplns.ts';
+import type { SchemeRule } from './scheme.ts';
+
+export const DIRECT: SchemeRule = {
+  name: 'direct',
+  settles: 'coinbase',
+  span: lastWork,
+  credit: (rewardSats, members) => ({ ...settleRound(rewardSats, members), reserveSats: 0n }),
+  blockValueSats: null,
+};

@@ -1,0 +1,15 @@
+/**
+ * PROP, proportional: a block pays all work since the pool's block before it. Simple to follow, and open to miners who come for
+ * the start of a round and leave (Rosenfeld 2011, section 3.2): an operator who takes it should know them.
+ */
+
+import { settleRound } from '../round.ts';
+import type { SchemeRule } from './scheme.ts';
+
+export const PROP: SchemeRule = {
+  name: 'prop',
+  settles: 'ledger',
+  span: ({ previousSeq }) => ({ kind: 'since', afterSeq: previousSeq }),
+  credit: (rewardSats, members) => ({ ...settleRound(rewardSats, members), reserveSats: 0n }),
+  blockValueSats: null,
+};

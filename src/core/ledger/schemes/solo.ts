@@ -1,0 +1,15 @@
+/**
+ * SOLO: a block pays its finder, less the fee, in the coinbase itself. Its window is one share, the finding one; the members are
+ * the finder, or the addresses that it splits its work over.
+ */
+
+import { settleRound } from '../round.ts';
+import type { SchemeRule } from './scheme.ts';
+
+export const SOLO: SchemeRule = {
+  name: 'solo',
+  settles: 'coinbase',
+  span: ({ seq }) => ({ kind: 'since', afterSeq: seq - 1n }),
+  credit: (rewardSats, members) => ({ ...settleRound(rewardSats, members), reserveSats: 0n }),
+  blockValueSats: null,
+};
