@@ -9,6 +9,7 @@ import { SETTINGS, type Setting, UNREAD } from '../src/config/settings.ts';
 import { type ConfigAnswer, flagOf, readConfig, secretsOf } from '../src/config.ts';
 
 const address = 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080';
+const second = 'bcrt1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3qzf4jry';
 /** Regtest on a node of its own: nothing is missing. */
 const whole = {
   NETWORK: 'regtest',
@@ -59,7 +60,23 @@ test('nothing set is the development chain', () => {
   const { config, warnings } = good({});
   assert.equal(config.mode, 'devnet');
   assert.equal(config.network, 'regtest');
-  assert.equal(config.payout, null);
+  assert.equal(config.pools.length, 1);
+  assert.deepEqual(config.pools[0], {
+    id: 'main',
+    scheme: 'pplns',
+    window: { kind: 'work', factorPpm: 2_000_000n },
+    feePpm: 10_000,
+    feeAddress: null,
+    developerFeePpm: 0,
+    developerAddress: null,
+    address: null,
+    ruinPpmMax: 10_000,
+    onRuin: 'refuse',
+  });
+  assert.equal(config.payouts?.wallet, 'headframe');
+  assert.equal(config.payouts?.minimumSats, 1_000_000n);
+  assert.deepEqual(config.payouts?.schedule, { kind: 'every', intervalMs: 60_000 });
+  assert.deepEqual([config.payouts?.confirmations, config.payouts?.maturity], [6, 101]);
   assert.equal(config.dataDir, '/srv/pool/data/devnet');
   assert.deepEqual(warnings, []);
 });
@@ -78,7 +95,7 @@ test('Bitcoin Core on regtest by the founding names', () => {
       zmqAddresses: ['tcp://127.0.0.1:28332'],
     },
   ]);
-  assert.equal(config.payout?.mode, 'pool');
+  assert.deepEqual([config.pools[0]?.scheme, config.pools[0]?.address], ['pplns', address]);
   assert.equal(config.dataDir, '/srv/pool/data/regtest');
 });
 
@@ -161,6 +178,7 @@ network: regtest
     [
       'redis.host is not read by this version: everything runs in one process, without Redis.',
       'redis.port is not read by this version: everything runs in one process, without Redis.',
+      'PAYOUT_WALLET is not set: what miners earn is booked in the ledger, and nothing is paid out.',
     ],
   );
 });
@@ -222,17 +240,6 @@ test('further ports inherit what they do not say', () => {
       [3335, 1e9, 1e6, 1e15, 'auto', false],
     ],
   );
-});
-
-test('solo: a fee only with somebody to take it', () => {
-  const solo = { ...whole, PAYOUT_MODE: 'solo' };
-  const { POOL_ADDRESS: _, ...nobody } = solo;
-  assert.deepEqual(good({ env: nobody }).config.payout, { mode: 'solo', fee: null });
-  const paid = good({ env: solo }).config.payout;
-  assert.ok(paid?.mode === 'solo' && paid.fee?.ppm === 10_000);
-  const exact = good({ env: { ...solo, POOL_FEE_PERCENT: '0.2525' } }).config.payout;
-  assert.ok(exact?.mode === 'solo' && exact.fee?.ppm === 2_525);
-  assert.match(errorsOf({ env: { ...nobody, POOL_FEE_PERCENT: '1' } }), /asks for a fee/);
 });
 
 test('bounds alone move the starting difficulty, a stated start must fit', () => {
@@ -318,13 +325,14 @@ test('every default is written in the grammar of its setting', () => {
 });
 
 test('every setting changes something, by flag and by environment alike', () => {
-  const base = JSON.stringify(good({ env: whole }).config, plain);
+  const paid = { ...whole, PAYOUT_WALLET: 'w' };
+  const base = JSON.stringify(good({ env: paid }).config, plain);
   const files = { '/srv/pool/cookie': bytesOf('a:b') };
   const other: Record<string, string> = {
     network: 'regtest2',
     coinType: '',
-    poolAddress: 'bcrt1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3qzf4jry',
-    payoutMode: 'solo',
+    poolAddress: second,
+    payoutMode: 'prop',
     poolFee: '2',
     poolTag: 'x',
     versionMask: '00ffe000',
@@ -384,15 +392,39 @@ test('every setting changes something, by flag and by environment alike', () => 
     devBlockTime: '1s',
     tlsCertFile: '',
     tlsKeyFile: '',
+    feeAddress: second,
+    developerFee: '1',
+    developerAddress: second,
+    windowFactor: '3',
+    windowDays: '3',
+    ruinMax: '2',
+    onRuin: 'downgrade',
+    morePools: 'other',
+    shareRetention: '91',
+    spanRetention: '1000',
+    payoutWallet: 'other',
+    payoutSigning: 'cold',
+    payoutMinimum: '0.5 BTC',
+    payoutSchedule: 'daily 03:00',
+    payoutFeePolicy: 'miner',
+    payoutFeeRateMax: '50',
+    payoutFeeMax: '1',
+    payoutConfirmTarget: '2',
+    payoutOutputsMax: '100',
+    payoutTransactionMax: '9 BTC',
+    payoutDailyMax: '49 BTC',
+    payoutConfirmations: '7',
+    payoutMaturity: '120',
+    payoutBumpAfter: '1h',
   };
   for (const [name, setting] of Object.entries(SETTINGS) as [string, Setting<unknown>][]) {
     const value = other[name];
     assert.notEqual(value, undefined, `${name} has no other value here`);
     // Those that only allow, refuse or need a partner have tests of their own.
     if (value === '') continue;
-    const env: Record<string, string> = { ...whole, [setting.env]: value! };
+    const env: Record<string, string> = { ...paid, [setting.env]: value! };
     if (name === 'network') env.NETWORK = 'testnet4';
-    if (name === 'poolFee') env.PAYOUT_MODE = 'solo';
+    if (name === 'developerFee') env.DEVELOPER_ADDRESS = second;
     const answer = read({ env, files });
     const text = answer.ok ? JSON.stringify(answer.config, plain) : answer.errors.join();
     assert.notEqual(text, base, `${setting.env} changes nothing`);

@@ -16,15 +16,9 @@ import {
 
 /** The commands, in the order of the help text. */
 export const COMMANDS: ReadonlyMap<string, string> = new Map([
-  [
-    'start',
-    'the whole pool in one process; with no node configured, on its own development chain',
-  ],
+  ['start', 'the whole pool in one process; with no node configured, on its own development chain'],
   ['doctor', 'checks configuration, node, ports, disk, clock and database, and says what is wrong'],
-  [
-    'ledger',
-    'balances, statements, rounds, audit and bookings of the ledger; "headframe ledger" lists them',
-  ],
+  ['ledger', 'balances, statements, rounds, audit, bookings; "headframe ledger" lists them'],
   ['payout', 'payouts: plan, run, hold, release, sign elsewhere; "headframe payout" lists them'],
   ['verify-round', 'recomputes a round from its export, offline'],
   ['devnet', 'only the development chain: a small Bitcoin-like node'],

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { readCommand } from '../../src/config/command.ts';
+import { readCommand, separateSettings } from '../../src/config/command.ts';
 import { SECTIONS, SETTINGS } from '../../src/config/settings.ts';
 import {
   COMMANDS,
@@ -50,4 +50,38 @@ test('the command line up to the command', () => {
   assert.ok(unknown.kind === 'usage' && !/\u001b/.test(unknown.errors.join()));
   const later = readCommand(['stratumd'], '1');
   assert.ok(later.kind === 'usage' && /headframe start/.test(later.errors.join()));
+});
+
+test('commands about money get all that stands behind them, help included', () => {
+  for (const command of ['ledger', 'payout', 'verify-round'] as const) {
+    assert.deepEqual(readCommand([command, 'x', '--help'], '1'), {
+      kind: 'run',
+      command,
+      argv: ['x', '--help'],
+    });
+  }
+});
+
+test('flags of settings are told from those of a command', () => {
+  assert.deepEqual(
+    separateSettings([
+      'statement',
+      '--config',
+      'pool.yaml',
+      'addr',
+      '--network=regtest',
+      '--csv',
+      '--api-enabled',
+      '--reason',
+      'a b',
+    ]),
+    {
+      settings: ['--config', 'pool.yaml', '--network=regtest', '--api-enabled'],
+      words: ['statement', 'addr', '--csv', '--reason', 'a b'],
+    },
+  );
+  assert.deepEqual(separateSettings(['audit', '--config']), {
+    settings: ['--config'],
+    words: ['audit'],
+  });
 });
