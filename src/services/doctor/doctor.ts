@@ -16,6 +16,7 @@ import { decodeChainState } from '../../core/node/answers.ts';
 import type { NodeAddress, OpenRpc, RpcAnswer } from '../../core/node/rpc.ts';
 import { decodeTemplate } from '../../core/work/template.ts';
 import type { Clock } from '../../ports.ts';
+import { checkWallet, type WalletConfig } from './wallet.ts';
 
 export type DoctorTools = {
   clock: Clock;
@@ -29,11 +30,10 @@ export type DoctorTools = {
 };
 
 /** What the doctor needs of the configuration; the whole `Config` fits. */
-export type DoctorConfig = {
+export type DoctorConfig = WalletConfig & {
   mode: 'node' | 'devnet';
   network: Network;
   dataDir: string;
-  payout: { mode: 'pool'; address: string } | { mode: 'solo' } | null;
   nodes: readonly NodeAddress[];
   stratum: {
     ports: readonly { port: number; host?: string }[];
@@ -80,6 +80,7 @@ export async function runDoctor(tools: DoctorTools, subject: DoctorSubject): Pro
     add({ state: 'ok', what: 'configuration', says: describe(config) });
     for (const node of config.nodes)
       for (const finding of await checkNode(tools, config, node)) add(finding);
+    for (const finding of await checkPayouts(tools, config)) add(finding);
     if (config.mode === 'devnet') {
       add({
         state: 'note',
@@ -110,13 +111,16 @@ function printFinding({ print }: DoctorTools, { state, what, says, advice }: Fin
 }
 
 function describe(config: DoctorConfig): string {
-  const paid =
-    config.payout === null
-      ? 'its own wallet'
-      : config.payout.mode === 'solo'
-        ? 'the finder of each block'
-        : config.payout.address;
-  return `${config.mode === 'devnet' ? 'a development chain' : config.network}, blocks pay ${paid}, data in ${config.dataDir}`;
+  const pools = config.pools.map(({ id, scheme, address }) => {
+    const payee =
+      scheme === 'solo'
+        ? 'the finder'
+        : scheme === 'direct'
+          ? 'its miners'
+          : (address ?? 'its own wallet');
+    return `pool ${id} (${scheme}) pays blocks to ${payee}`;
+  });
+  return `${config.mode === 'devnet' ? 'a development chain' : config.network}, ${pools.join(', ')}, data in ${config.dataDir}`;
 }
 
 // ── Node ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,6 +183,20 @@ async function checkNode(
     return findings;
   } catch (error) {
     return [...findings, { state: 'bad', what, says: `could not be asked: ${reasonOf(error)}` }];
+  } finally {
+    rpc.stop();
+  }
+}
+
+/** The wallet of the first node, through a door of its own. */
+async function checkPayouts(tools: DoctorTools, config: DoctorConfig): Promise<Finding[]> {
+  const [node] = config.nodes;
+  if (node === undefined) return [];
+  const wallet = config.payouts?.wallet ?? '';
+  const url = new URL(`wallet/${encodeURIComponent(wallet)}`, node.url).href;
+  const rpc = tools.openRpc({ ...node, url }, { timeoutMs: CALL_TIMEOUT_MS, breaker: false });
+  try {
+    return await checkWallet(rpc, config);
   } finally {
     rpc.stop();
   }

@@ -51,7 +51,8 @@ function config(over: Partial<DoctorConfig> = {}): DoctorConfig {
     mode: 'node',
     network: 'regtest',
     dataDir: join(folder, 'not', 'yet'),
-    payout: { mode: 'solo' },
+    pools: [{ id: 'main', scheme: 'solo', address: null }],
+    payouts: null,
     nodes: [node],
     stratum: { ports: [], admission: { connectionsMax: 10_000 } },
     journal: { directory: folder, mode: 'disk', unshippedBytesMax: 0 },
@@ -122,6 +123,32 @@ test('a node that is away, refuses, or is on another chain is told apart', async
   assert.match(refused.report, /compare BITCOIN_RPC_USER/);
   const other = await examine(fine({ network: 'signet' }));
   assert.match(other.report, /is on chain "regtest", not on signet/);
+});
+
+test('a wallet that cannot pay is told apart from one that can', async () => {
+  const pplns = (address: string) => ({ pools: [{ id: 'main', scheme: 'pplns', address }] });
+  await devnet.call('createwallet', ['till']);
+  const own = String(await devnet.call('getnewaddress', ['', 'bech32'], 'till'));
+  const payouts = { wallet: 'till', signing: 'hot' } as const;
+
+  const well = await examine(fine({ ...pplns(own), payouts }));
+  assert.equal(well.code, 0, well.report);
+  assert.match(well.report, /wallet till\s+answers, for hot signing/);
+  assert.match(well.report, /owns bcrt1\w+, which blocks of pool main pay/);
+
+  const off = await examine(fine(pplns(own)));
+  assert.equal(off.code, 0);
+  assert.match(off.report, /payouts\s+are off/);
+
+  const missing = await examine(fine({ ...pplns(own), payouts: { ...payouts, wallet: 'none' } }));
+  assert.equal(missing.code, 1);
+  assert.match(missing.report, /wallet none\s+is not loaded/);
+
+  await devnet.call('createwallet', ['other']);
+  const foreign = String(await devnet.call('getnewaddress', ['', 'bech32'], 'other'));
+  const wrong = await examine(fine({ ...pplns(foreign), payouts }));
+  assert.equal(wrong.code, 1);
+  assert.match(wrong.report, /does not own/);
 });
 
 test('ZMQ that is off, silent or something else is a note, because asking works too', async () => {
