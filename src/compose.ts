@@ -9,8 +9,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel } from 'node:worker_threads';
 import { bridge } from './adapters/bus/bridge.ts';
 import { createMemoryBus, type MemoryBus } from './adapters/bus/memory.ts';
-import { startEmbeddedPostgres } from './adapters/db/embedded.ts';
+import { findEmbeddedPostgres, startEmbeddedPostgres } from './adapters/db/embedded.ts';
 import { lockDirectory } from './adapters/db/lock.ts';
+import { readMigrations } from './adapters/db/migrations.ts';
 import { connectPostgres, type PostgresAddress } from './adapters/db/postgres.ts';
 import { createDisk } from './adapters/disk.ts';
 import { readFileIfAny, replaceFile } from './adapters/files.ts';
@@ -25,7 +26,7 @@ import type { LogOptions } from './log.ts';
 import { decodeJob } from './messages/codec.ts';
 import { createShareHistogram } from './metrics.ts';
 import { overlook } from './overview.ts';
-import type { Clock, Log } from './ports.ts';
+import type { Clock, Db, Log } from './ports.ts';
 import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
 import { createLaneClient } from './services/blocksubmit/lane-client.ts';
 import type { ProposalPayout } from './services/jobmanager/proposal.ts';
@@ -38,6 +39,7 @@ import {
   type PayoutOptions,
   type PortOptions,
 } from './services/stratumd/options.ts';
+import { migrate } from './store/migrate.ts';
 import { type KeptThread, keepThread } from './threads.ts';
 
 export type PoolTools = { clock: Clock; log: Log; logOptions: LogOptions; version: string };
@@ -301,33 +303,69 @@ async function waitForLock(directory: string, log: Log): Promise<{ release(): vo
   }
 }
 
+/** A database for a command that ends. */
+export type OpenDatabase = { db: Db; stop(): Promise<void> };
+
+/**
+ * The pool's database, for commands beside it: the configured one; or the private one, which is reached when the pool runs, and
+ * started for the time being when it does not. Its schema is brought up to date first, unless `isLooking` only, or a running pool has
+ * done that.
+ */
+export async function openDatabase(
+  config: Config,
+  log: Log,
+  isLooking = false,
+): Promise<OpenDatabase> {
+  const options = { log, connectionsMax: 2, name: 'headframe command' };
+  if (config.database.url !== null)
+    return openAt({ connectionString: config.database.url }, async () => {});
+  const running = await findEmbeddedPostgres(config.database.directory);
+  if (running !== null) {
+    const db = await connectPostgres({ ...running, ...options });
+    return { db, stop: () => db.stop() };
+  }
+  const lock = lockDirectory(config.dataDir);
+  if (!lock.ok) throw new Error(`${config.dataDir} is in use, and its database does not answer`);
+  try {
+    const server = await startEmbeddedPostgres({ dataDir: config.database.directory, log });
+    return await openAt(server.connection, async () => {
+      await server.stop();
+      lock.release();
+    });
+  } catch (error) {
+    lock.release();
+    throw error;
+  }
+
+  async function openAt(
+    address: PostgresAddress,
+    close: () => Promise<void>,
+  ): Promise<OpenDatabase> {
+    try {
+      const db = await connectPostgres({ ...address, ...options, firstConnectTimeoutMs: 5_000 });
+      if (!isLooking) await migrate({ db, log }, readMigrations());
+      return {
+        db,
+        async stop() {
+          await db.stop();
+          await close();
+        },
+      };
+    } catch (error) {
+      await close();
+      throw error;
+    }
+  }
+}
+
 /** For the doctor: starts or reaches the database, answers its version, and leaves everything as it was. */
 export async function tryDatabase(config: Config, log: Log): Promise<string> {
-  const lock = lockDirectory(config.dataDir);
-  if (!lock.ok) throw new Error(`${config.dataDir} is in use by a running pool`);
+  const { db, stop } = await openDatabase(config, log, true);
   try {
-    const server =
-      config.database.url === null
-        ? await startEmbeddedPostgres({ dataDir: config.database.directory, log })
-        : null;
-    try {
-      const db = await connectPostgres({
-        ...(server?.connection ?? { connectionString: config.database.url ?? '' }),
-        log,
-        connectionsMax: 1,
-        firstConnectTimeoutMs: 5_000,
-      });
-      try {
-        const [row] = await db.query<{ server_version: string }>('SHOW server_version');
-        return `PostgreSQL ${row?.server_version ?? 'of unknown version'}`;
-      } finally {
-        await db.stop();
-      }
-    } finally {
-      await server?.stop();
-    }
+    const [row] = await db.query<{ server_version: string }>('SHOW server_version');
+    return `PostgreSQL ${row?.server_version ?? 'of unknown version'}`;
   } finally {
-    lock.release();
+    await stop();
   }
 }
 

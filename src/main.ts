@@ -1,17 +1,22 @@
 /**
- * The front door: `headframe start | doctor | devnet | miner | swarm | help | version`. Reads the command line, the configuration and
+ * The front door: `headframe start | doctor | ledger | payout | verify-round | devnet | miner | swarm | help | version`. Reads the command line, the configuration and
  * signals, and ends with an exit code that means something (docs/operating.md).
  */
 import fs from 'node:fs';
+import { userInfo } from 'node:os';
+import { createInterface } from 'node:readline/promises';
 import { parseArgs } from 'node:util';
 import packageJson from '../package.json' with { type: 'json' };
 import { createRpc } from './adapters/node/rpc.ts';
-import { StartError, startPool, tryDatabase } from './compose.ts';
-import { readCommand } from './config/command.ts';
+import { type OpenDatabase, openDatabase, StartError, startPool, tryDatabase } from './compose.ts';
+import { readCommand, separateSettings } from './config/command.ts';
 import { readLocalFile } from './config/file.ts';
 import { type Config, type ConfigAnswer, readConfig, secretsOf } from './config.ts';
 import { createLog, type LogOptions, type OpenLog } from './log.ts';
 import type { Clock } from './ports.ts';
+import { runLedgerCommand } from './services/bookkeeping/ledger.ts';
+import { runPayoutCommand } from './services/bookkeeping/payouts.ts';
+import { runVerifyRound } from './services/bookkeeping/rounds.ts';
 import { startDevnet } from './services/devnet/devnet.ts';
 import { runDoctor } from './services/doctor/doctor.ts';
 import { startMiner } from './services/miner/miner.ts';
@@ -42,6 +47,11 @@ async function main(argv: readonly string[]): Promise<void> {
       return miner(line.argv);
     case 'swarm':
       return swarm(line.argv);
+    case 'ledger':
+    case 'payout':
+      return bookkeeping(line.command, line.argv);
+    case 'verify-round':
+      process.exitCode = await runVerifyRound({ print: printLine, complain }, line.argv);
   }
 }
 
@@ -83,7 +93,7 @@ async function doctor(argv: readonly string[]): Promise<void> {
     {
       clock,
       openRpc: (address, purpose) => createRpc({ ...address, ...purpose, log: silent }),
-      print: (line) => print(`${line}\n`),
+      print: printLine,
       tryDatabase: () => (answer.ok ? tryDatabase(answer.config, silent) : Promise.resolve('')),
       openFilesMax: openFilesMax(),
     },
@@ -181,6 +191,58 @@ async function swarm(argv: readonly string[]): Promise<void> {
     print(formatSwarmReport(report));
   } catch (error) {
     refuse([(error as Error).message], EX_FAILED);
+  }
+}
+
+/** `headframe ledger` and `headframe payout`: on the database of the pool, whether that runs or not. */
+async function bookkeeping(command: 'ledger' | 'payout', argv: readonly string[]): Promise<void> {
+  const { settings, words } = separateSettings(argv);
+  const answer = configure(settings);
+  if (!answer.ok) return refuse(answer.errors, answer.exitCode);
+  const { config } = answer;
+  const log = createLog({
+    level: 'error',
+    format: 'text',
+    destination: 2,
+    secrets: secretsOf(config),
+  });
+  let opened: Promise<OpenDatabase> | null = null;
+  const run = command === 'ledger' ? runLedgerCommand : runPayoutCommand;
+  try {
+    process.exitCode = await run(
+      {
+        openDb() {
+          opened ??= openDatabase(config, log);
+          return opened.then(({ db }) => db);
+        },
+        print: printLine,
+        complain,
+        confirm,
+        clock,
+        network: config.network,
+        pools: config.pools,
+        policy: config.payouts,
+        actor: userInfo().username,
+      },
+      words,
+    );
+  } finally {
+    // A database that could not be opened has been told of already.
+    await (opened as Promise<OpenDatabase> | null)?.then(
+      (database) => database.stop(),
+      () => {},
+    );
+  }
+}
+
+/** A question at the terminal; anything but y or yes is no, and so is the absence of a terminal. */
+async function confirm(question: string): Promise<boolean> {
+  if (process.stdin.isTTY !== true) return false;
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    return /^y(es)?$/i.test((await terminal.question(`${question} [y/N] `)).trim());
+  } finally {
+    terminal.close();
   }
 }
 
@@ -300,6 +362,14 @@ function catchTheUncaught(log: OpenLog): void {
 
 function print(text: string): void {
   fs.writeSync(1, text);
+}
+
+function printLine(line: string): void {
+  print(`${line}\n`);
+}
+
+function complain(line: string): void {
+  fs.writeSync(2, `${line}\n`);
 }
 
 function refuse(errors: readonly string[], exitCode: number): void {
