@@ -1,11 +1,12 @@
 /**
- * The share log. One writer at a time numbers the shares without gaps; redelivery stores nothing twice (the exact guarantee stands at
- * the head of `sql/0001.sql`). Also its partitions: one per UTC day, made ahead, removed after the retention.
+ * The share log. One writer at a time numbers the shares without gaps, all pools in one sequence; redelivery stores nothing twice (the
+ * exact guarantee stands at the head of `sql/0001.sql`). Also its partitions: one per UTC day, made ahead, removed after the retention
+ * once their shares stand in spans (`windows.ts`) and nobody holds them.
  */
 import { workOfDifficulty } from '../core/bitcoin/target.ts';
 import type { ShareRecord } from '../messages/share.ts';
 import type { Db } from '../ports.ts';
-import { storableText } from './text.ts';
+import { ADDRESS_MAX, POOL_MAX, storableText } from './text.ts';
 
 /** `audited` false: the job was unknown when it was checked, and the gateway's word is taken. */
 export type CheckedShare = { share: ShareRecord; audited: boolean };
@@ -24,9 +25,10 @@ const DAY_MS = 86_400_000;
 /** Same work with another time is a duplicate within this distance; no job lives a hundredth of it. */
 const DUPLICATE_WINDOW_MS = 2 * DAY_MS;
 const WORKER_NAME_MAX = 128;
-const ADDRESS_MAX = 128;
 const JOB_ID_MAX = 64;
 const GATEWAY_MAX = 64;
+/** Of shares recorded before there were several pools. */
+const FIRST_POOL = 'main';
 
 /**
  * Stores the batch and counts it for its workers and the pool, all or nothing. Call it again after any failure, also one that left
@@ -86,7 +88,10 @@ export async function makeSharePartitions(
   return made;
 }
 
-/** Removes the days that lie more than `retentionDays` back. Answers how many partitions went. */
+/**
+ * Removes the days that lie more than `retentionDays` back, oldest first, and stops at the first that has a share no span holds yet or
+ * that somebody holds. Answers how many partitions went.
+ */
 export async function dropOldShares(
   db: Db,
   options: { nowMs: number; retentionDays: number },
@@ -98,6 +103,25 @@ export async function dropOldShares(
     );
     return row?.dropped ?? 0;
   });
+}
+
+/**
+ * Keeps raw shares after `afterSeq` from being removed until the holder of this name moves on, or lets go with null. For whoever pays
+ * by the share, and must see every one.
+ */
+export async function holdShares(
+  tx: Tx,
+  hold: { name: string; afterSeq: bigint | null },
+): Promise<void> {
+  if (hold.afterSeq === null) {
+    await tx.query('DELETE FROM share_holds WHERE name = $1', [hold.name]);
+    return;
+  }
+  await tx.query(
+    `INSERT INTO share_holds (name, after_seq) VALUES ($1, $2)
+     ON CONFLICT (name) DO UPDATE SET after_seq = excluded.after_seq`,
+    [hold.name, hold.afterSeq],
+  );
 }
 
 function distinctShares(batch: readonly CheckedShare[]): CheckedShare[] {
@@ -195,13 +219,16 @@ async function insertShares(
   const owners = batch.map(({ share }) => workers.get(workerKey(share)) as Worker);
   await tx.query(
     `INSERT INTO shares (seq, accepted_at, account_id, worker_id, difficulty, share_difficulty, work,
-                         height, is_block, audited, header_hash, job_id, gateway)
+                         height, is_block, audited, header_hash, job_id, gateway, pool, bits, job_value_sats)
      SELECT $1::bigint + number, to_timestamp(ms / 1000.0), account_id, worker_id, difficulty,
-            share_difficulty, work, height, is_block, audited, header_hash, job_id, gateway
+            share_difficulty, work, height, is_block, audited, header_hash, job_id, gateway, pool, bits,
+            job_value_sats
      FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::float8[], $6::float8[], $7::numeric[],
-                 $8::int[], $9::bool[], $10::bool[], $11::bytea[], $12::text[], $13::text[])
+                 $8::int[], $9::bool[], $10::bool[], $11::bytea[], $12::text[], $13::text[], $14::text[],
+                 $15::bigint[], $16::bigint[])
           WITH ORDINALITY AS given(ms, account_id, worker_id, difficulty, share_difficulty, work,
-                                   height, is_block, audited, header_hash, job_id, gateway, number)`,
+                                   height, is_block, audited, header_hash, job_id, gateway, pool, bits,
+                                   job_value_sats, number)`,
     [
       lastSeq,
       batch.map(({ share }) => share.acceptedAtMs),
@@ -216,6 +243,9 @@ async function insertShares(
       batch.map(({ share }) => share.headerHash),
       batch.map(({ share }) => storableText(share.jobId, JOB_ID_MAX)),
       batch.map(({ share }) => storableText(share.gateway, GATEWAY_MAX)),
+      batch.map(({ share }) => storableText(share.pool || FIRST_POOL, POOL_MAX)),
+      batch.map(({ share }) => share.networkBits),
+      batch.map(({ share }) => share.jobValueSats),
     ],
   );
 }
@@ -263,14 +293,20 @@ async function countForWorkers(
 async function countForPool(tx: Tx, batch: readonly CheckedShare[]): Promise<void> {
   let work = 0n;
   let best = 0;
+  let earliestMs = Number.POSITIVE_INFINITY;
+  let latestMs = 0;
   for (const { share } of batch) {
     work += workOfDifficulty(share.difficulty);
     best = Math.max(best, share.shareDifficulty);
+    earliestMs = Math.min(earliestMs, share.acceptedAtMs);
+    latestMs = Math.max(latestMs, share.acceptedAtMs);
   }
   await tx.query(
     `UPDATE share_sequence SET last_seq = last_seq + $1, work = work + $2,
-       best_difficulty = greatest(best_difficulty, $3)`,
-    [batch.length, work, best],
+       best_difficulty = greatest(best_difficulty, $3),
+       open_first_at = least(open_first_at, to_timestamp($4::bigint / 1000.0)),
+       open_last_at = greatest(open_last_at, to_timestamp($5::bigint / 1000.0))`,
+    [batch.length, work, best, earliestMs, latestMs],
   );
 }
 
