@@ -69,7 +69,7 @@ export function readRequest(forms: readonly Form[], argv: readonly string[]): Re
     const placeholder = Object.hasOwn(form.options, name) ? form.options[name] : undefined;
     if (placeholder === undefined) errors.push(`unknown option ${printable(token.rawName)}`);
     else if (options.has(name)) errors.push(`--${name} is given twice`);
-    else if (placeholder !== null && (token.value === undefined || token.value === ''))
+    else if (placeholder !== null && !/^(?!--).+/s.test(token.value ?? ''))
       errors.push(`--${name} needs a value: ${placeholder}`);
     else if (placeholder === null && token.value !== undefined)
       errors.push(`--${name} takes no value`);
