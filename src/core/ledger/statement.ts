@@ -10,6 +10,7 @@
  * statement disagrees with itself, with the rules of its scheme, or with the shares.
  */
 
+import { decodeHex, encodeHex } from '../bitcoin/bytes.ts';
 import type { Network } from '../bitcoin/network.ts';
 import { networkWorkOfBits } from './reward.ts';
 import type { RoundCredit } from './round.ts';
@@ -17,7 +18,7 @@ import type { ExportedShare, Scheme, ShareWindow } from './rules.ts';
 import { SCHEMES } from './schemes.ts';
 import { decodeSplit, expandSplits } from './shares.ts';
 import { creditErrorOf, formErrorOf, isRecord, rootErrorOf } from './statement-form.ts';
-import { climbsTo, type SumLeaf, stepsOf, sumTree } from './sum-tree.ts';
+import { climbsTo, type SumLeaf, type SumNode, stepsOf, sumTree } from './sum-tree.ts';
 
 export type RoundStatement = {
   version: 1;
@@ -182,7 +183,7 @@ export function proofOf(statement: RoundStatement, address: string): CreditProof
   const steps = stepsOf(leaves, leaves.length - statement.credits.length + at);
   return {
     credit: statement.credits[at]!,
-    steps: steps.map(({ side, hash, sumSats }) => ({ side, hash, sumSats: sumSats.toString() })),
+    steps: steps.map((step) => ({ side: step.side, ...textOf(step) })),
   };
 }
 
@@ -194,12 +195,9 @@ export function verifyProof(proof: CreditProof, root: RoundStatement['root']): b
   for (const step of proof.steps) {
     if (!isRecord(step) || (step.side !== 'left' && step.side !== 'right')) return false;
     if (rootErrorOf({ hash: step.hash, sumSats: step.sumSats }) !== null) return false;
-    steps.push({ side: step.side, hash: step.hash, sumSats: BigInt(step.sumSats) });
+    steps.push({ side: step.side, ...nodeOf(step) });
   }
-  return climbsTo(creditLeaf(proof.credit), steps, {
-    hash: root.hash,
-    sumSats: BigInt(root.sumSats),
-  });
+  return climbsTo(creditLeaf(proof.credit), steps, nodeOf(root));
 }
 
 /** What counted, in words, from what a round's record holds. */
@@ -230,8 +228,15 @@ function describeWindow(scheme: Scheme, wantedWork: bigint | null, networkWork: 
 type Unrooted = Omit<RoundStatement, 'root'>;
 
 function rootOf(statement: Unrooted): { hash: string; sumSats: string } {
-  const { hash, sumSats } = sumTree(leavesOf(statement));
-  return { hash, sumSats: sumSats.toString() };
+  return textOf(sumTree(leavesOf(statement)));
+}
+
+function textOf({ hash, sumSats }: SumNode): { hash: string; sumSats: string } {
+  return { hash: encodeHex(hash), sumSats: sumSats.toString() };
+}
+
+function nodeOf({ hash, sumSats }: { hash: string; sumSats: string }): SumNode {
+  return { hash: decodeHex(hash)!, sumSats: BigInt(sumSats) };
 }
 
 function leavesOf(statement: Unrooted): SumLeaf[] {

@@ -2,28 +2,29 @@
  * A Merkle-sum tree: every node commits to its hash and to the sum of all amounts below it, so that a root shows both that a leaf
  * is in the tree and that no amount was left out, invented or made negative (Maxwell's proof of liabilities).
  *
- *   leaf  hash = tagged("headframe/sum-leaf", sum as 8 bytes, content)
- *   node  hash = tagged("headframe/sum-node", left hash, left sum, right hash, right sum), sum = left + right
+ *   leaf  hash = SHA-256(00, sum as 8 bytes, content)
+ *   node  hash = SHA-256(01, left hash, left sum, right hash, right sum), sum = left + right
  *
- * Sums are big-endian, hashes tagged as in BIP340. The last node of an odd row goes up as it is. Refused: sums below zero or
- * over 21 million BTC anywhere, a tree without leaves.
+ * Sums are big-endian; the first byte keeps leaves and nodes apart, as in RFC 6962. The last node of an odd row goes up as it is.
+ * Refused: sums below zero or over 21 million BTC anywhere, a tree without leaves.
  */
 
-import { concatBytes, decodeHex, encodeHex } from '../bitcoin/bytes.ts';
+import { concatBytes, equalBytes } from '../bitcoin/bytes.ts';
 import { MONEY_MAX_SATS } from '../bitcoin/coinbase.ts';
-import { taggedHash } from '../bitcoin/hash.ts';
+import { sha256 } from '../bitcoin/hash.ts';
 
 /** `content` says whose the amount is; what it means is the caller's. */
 export type SumLeaf = { content: string; sats: bigint };
 
-/** A node: 64 hex digits and what is below it. */
-export type SumNode = { hash: string; sumSats: bigint };
+/** A node: 32 bytes, and what is below it. */
+export type SumNode = { hash: Uint8Array; sumSats: bigint };
 
 /** A sibling on the way up, and on which side of the way it stands. */
 export type SumStep = SumNode & { side: 'left' | 'right' };
 
 /** 2^40 leaves; no honest way up is longer. */
 const STEPS_MAX = 40;
+const LEAF_MARK = Uint8Array.of(0);
 
 /** The root of leaves in their order. Throws RangeError for what is refused. */
 export function sumTree(leaves: readonly SumLeaf[]): SumNode {
@@ -51,12 +52,11 @@ export function climbsTo(leaf: SumLeaf, steps: readonly SumStep[], root: SumNode
   if (steps.length > STEPS_MAX || !isAmount(leaf.sats)) return false;
   let node = leafNode(leaf);
   for (const { hash, sumSats, side } of steps) {
-    if (!/^[0-9a-f]{64}$/.test(hash) || !isAmount(sumSats)) return false;
-    if (!isAmount(node.sumSats + sumSats)) return false;
+    if (hash.length !== 32 || !isAmount(sumSats) || !isAmount(node.sumSats + sumSats)) return false;
     const sibling = { hash, sumSats };
     node = side === 'left' ? parentNode(sibling, node) : parentNode(node, sibling);
   }
-  return node.hash === root.hash && node.sumSats === root.sumSats;
+  return equalBytes(node.hash, root.hash) && node.sumSats === root.sumSats;
 }
 
 /** From the leaves' nodes to the root's row of one. */
@@ -77,27 +77,27 @@ function rowsOf(leaves: readonly SumLeaf[]): SumNode[][] {
 }
 
 function leafNode({ content, sats }: SumLeaf): SumNode {
-  const message = concatBytes(amountBytes(sats), new TextEncoder().encode(content));
-  return { hash: encodeHex(taggedHash('headframe/sum-leaf', message)), sumSats: sats };
+  const sum = new Uint8Array(8);
+  writeAmount(sum, 0, sats);
+  const hash = sha256(concatBytes(LEAF_MARK, sum, new TextEncoder().encode(content)));
+  return { hash, sumSats: sats };
 }
 
 function parentNode(left: SumNode, right: SumNode): SumNode {
-  const message = concatBytes(
-    decodeHex(left.hash)!,
-    amountBytes(left.sumSats),
-    decodeHex(right.hash)!,
-    amountBytes(right.sumSats),
-  );
+  const message = new Uint8Array(1 + 2 * (32 + 8));
+  message[0] = 1;
+  message.set(left.hash, 1);
+  writeAmount(message, 33, left.sumSats);
+  message.set(right.hash, 41);
+  writeAmount(message, 73, right.sumSats);
   const sumSats = left.sumSats + right.sumSats;
   if (!isAmount(sumSats)) throw new RangeError(`a sum of ${sumSats} sat is out of range`);
-  return { hash: encodeHex(taggedHash('headframe/sum-node', message)), sumSats };
+  return { hash: sha256(message), sumSats };
 }
 
-function amountBytes(sats: bigint): Uint8Array {
+function writeAmount(bytes: Uint8Array, offset: number, sats: bigint): void {
   if (!isAmount(sats)) throw new RangeError(`an amount of ${sats} sat is out of range`);
-  const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, sats);
-  return bytes;
+  new DataView(bytes.buffer).setBigUint64(offset, sats);
 }
 
 function isAmount(sats: bigint): boolean {
