@@ -6,7 +6,7 @@
  * value are views on the input: copy them before the input is reused.
  */
 import $protobuf from 'protobufjs/minimal.js';
-import type { CoinbasePlan, PlanEntry } from '../core/ledger/plan.ts';
+import { type CoinbasePlan, PLAN_ENTRIES_MAX, type PlanEntry } from '../core/ledger/plan.ts';
 import type { Job } from '../core/work/job.ts';
 import type {
   BlockCandidate,
@@ -31,9 +31,8 @@ const EXTRANONCE2_BYTES = 8;
 const HEIGHT_MAX = 0x7fffffff;
 /** Branch of a block with 2^20 transactions; a 4 MWU block holds less than 2^16. */
 const BRANCH_MAX = 20;
-/** Direct pools of one program, and what each plan may name. */
+/** Direct pools of one program. */
 const PLANS_MAX = 64;
-const PLAN_ENTRIES_MAX = 500;
 /** The longest standard output script is 42 bytes. */
 const SCRIPT_BYTES_MAX = 64;
 /** Work of all the time there is takes less. */

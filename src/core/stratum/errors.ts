@@ -25,9 +25,18 @@ export const STRATUM_ERRORS = {
   'no-extranonce': { code: 20, text: 'no extranonce free, try again later', points: 0 },
   draining: { code: 20, text: 'pool is restarting, reconnect', points: 0 },
   'username-invalid': { code: 24, text: 'invalid username: expected ADDRESS.worker', points: 5 },
+  'split-invalid': {
+    code: 24,
+    text: 'bad split: expected ADDRESS*60,ADDRESS*40.worker, 2 to 8 addresses, weights 1 to 10000',
+    points: 2,
+  },
   'worker-name': { code: 24, text: 'bad worker name: letters, digits, _ . - up to 64', points: 2 },
   'workers-many': { code: 24, text: 'too many workers on one connection', points: 10 },
-  'address-second': { code: 24, text: 'one payout address per connection in solo mode', points: 0 },
+  'address-second': {
+    code: 24,
+    text: 'one payout address per connection: blocks here pay their finder',
+    points: 0,
+  },
   'slow-down': { code: 24, text: 'too many authorize requests, slow down', points: 1 },
   'suggest-type': { code: 20, text: 'difficulty must be a number', points: 1 },
   // Shares

@@ -15,6 +15,8 @@ export type SessionLimits = {
   idBytesMax: number;
   /** goPool 256/256/128; p2poolv2 128; public-pool 64/64/128. */
   usernameCharsMax: number;
+  /** A username that splits its work over several addresses. */
+  splitCharsMax: number;
   workerCharsMax: number;
   passwordCharsMax: number;
   agentCharsMax: number;
@@ -63,7 +65,7 @@ export type SessionLimits = {
   jobsMin: number;
   jobsMax: number;
   jobCreditMs: number;
-  /** Coinbases (job × payout script) kept compiled in solo mode, about 4 KiB each. */
+  /** Coinbases that pay their finder (job × account), kept compiled, about 4 KiB each. */
   compiledCoinbasesMax: number;
   /** ntime may run ahead of the template by this. ckpool and goPool 7,000 s; DATUM 7,200 s. */
   ntimeAheadSeconds: number;
@@ -83,6 +85,7 @@ export const SESSION_LIMITS: SessionLimits = {
   methodCharsMax: 64,
   idBytesMax: 64,
   usernameCharsMax: 160,
+  splitCharsMax: 400,
   workerCharsMax: 64,
   passwordCharsMax: 128,
   agentCharsMax: 128,

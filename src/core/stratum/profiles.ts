@@ -7,6 +7,7 @@
  * goPool's notes on Bitaxe and NMAxe (an unsolicited set_extranonce breaks them); bosminer asks for 16 version bits.
  */
 
+import { coinbaseClass } from '../work/payout.ts';
 import type { DifficultyForm } from '../work/vardiff.ts';
 
 export type FirmwareProfile = {
@@ -172,6 +173,19 @@ export const PROFILES: readonly FirmwareProfile[] = [
 ];
 
 export const DEFAULT_PROFILE: FirmwareProfile = row({ name: 'default' });
+
+/** A notify line beside the hex of its coinbase: 190 characters, and 67 for each of up to 15 hashes of the branch. */
+const NOTIFY_FRAME_BYTES = 1_200;
+
+/**
+ * How large a coinbase with a choice of outputs may be for a device: the largest of the classes that it works with, and whose
+ * notify line it reads.
+ */
+export function coinbaseClassOf(profile: FirmwareProfile): number {
+  const { coinbaseBytesMax, notifyBytesMax } = profile;
+  const inNotifyBytes = Math.floor((notifyBytesMax - NOTIFY_FRAME_BYTES) / 2);
+  return coinbaseClass(Math.min(coinbaseBytesMax, inNotifyBytes));
+}
 
 /** The row for a user agent (already cut to a bounded length). */
 export function findProfile(

@@ -1,11 +1,12 @@
 /**
- * Usernames and passwords of miners. `ADDRESS.worker`, `ADDRESS_worker`, or the address alone; behind it an optional `+n` or `=n`
- * difficulty; `%2E`-style escapes for the separators, as some web interfaces send them. Worker names are a short white-listed
+ * Usernames and passwords of miners. `ADDRESS.worker`, `ADDRESS_worker`, or the address alone; in place of the address a split of
+ * several, `ADDRESS*60,ADDRESS*40`; behind it an optional `+n` or `=n` difficulty; `%2E`-style escapes for the separators, as some web interfaces send them. Worker names are a short white-listed
  * alphabet, so that no name is ever dangerous in a log, a label, a CSV cell or a page.
  */
 
-import { decodeAddress } from '../bitcoin/address.ts';
 import type { Network } from '../bitcoin/network.ts';
+import { decodeAccount, isSplitText } from '../work/account.ts';
+import type { FinderPart } from '../work/payout.ts';
 import type { StratumErrorName } from './errors.ts';
 import type { SessionLimits } from './limits.ts';
 import { decodeDecimal } from './number.ts';
@@ -13,10 +14,10 @@ import { decodeDecimal } from './number.ts';
 export type Username =
   | {
       ok: true;
-      /** Canonical address: one spelling per account. */
+      /** Canonical address, or canonical split of several: one spelling per account. */
       account: string;
-      /** Output script of the address. */
-      script: Uint8Array;
+      /** Where the account is paid. */
+      parts: readonly FinderPart[];
       worker: string;
       /** From `+n` or `=n`; 0 when absent, zero or no number. */
       difficulty: number;
@@ -26,12 +27,15 @@ export type Username =
 export const DEFAULT_WORKER = 'default';
 
 const WORKER_ALPHABET = /^[A-Za-z0-9_.-]+$/;
-const ESCAPES = /%(?:2[bBdDeE]|3[dD]|5[fF])/g;
+const ESCAPES = /%(?:2[aAbBcCdDeE]|3[dD]|5[fF])/g;
 
-/** Decodes a username. Total. The address must be a standard form of `network` and is returned in its canonical spelling. */
+/** Decodes a username. Total. Addresses must be standard forms of `network`; the account is returned in its canonical spelling. */
 export function decodeUsername(raw: unknown, network: Network, limits: SessionLimits): Username {
   if (typeof raw !== 'string') return { ok: false, error: 'username-invalid' };
-  if (raw.length > limits.usernameCharsMax) return { ok: false, error: 'username-invalid' };
+  if (raw.length > limits.usernameCharsMax && !isSplitText(raw.slice(0, limits.splitCharsMax))) {
+    return { ok: false, error: 'username-invalid' };
+  }
+  if (raw.length > limits.splitCharsMax) return { ok: false, error: 'split-invalid' };
   let text = raw.trim();
   if (text.includes('%')) text = text.replace(ESCAPES, unescapeSeparator);
   let difficulty = 0;
@@ -40,16 +44,18 @@ export function decodeUsername(raw: unknown, network: Network, limits: SessionLi
     difficulty = decodeDecimal(text.slice(mark + 1)) ?? 0;
     text = text.slice(0, mark);
   }
-  let split = text.indexOf('.');
-  if (split < 0) split = text.indexOf('_');
-  const addressText = split < 0 ? text : text.slice(0, split);
-  const address = decodeAddress(addressText, network);
-  if (!address.ok) return { ok: false, error: 'username-invalid' };
-  const worker = (split < 0 ? '' : text.slice(split + 1)) || DEFAULT_WORKER;
+  let end = text.indexOf('.');
+  if (end < 0) end = text.indexOf('_');
+  const accountText = end < 0 ? text : text.slice(0, end);
+  const decoded = decodeAccount(accountText, network);
+  if (!decoded.ok) {
+    return { ok: false, error: isSplitText(accountText) ? 'split-invalid' : 'username-invalid' };
+  }
+  const worker = (end < 0 ? '' : text.slice(end + 1)) || DEFAULT_WORKER;
   if (worker.length > limits.workerCharsMax || !WORKER_ALPHABET.test(worker)) {
     return { ok: false, error: 'worker-name' };
   }
-  return { ok: true, account: address.canonical, script: address.script, worker, difficulty };
+  return { ok: true, account: decoded.account, parts: decoded.parts, worker, difficulty };
 }
 
 export type PasswordOptions = {

@@ -65,6 +65,12 @@ export const EXTRANONCE_BYTES = EXTRANONCE1_BYTES + EXTRANONCE2_BYTES;
 /** Weight of a header, and of the transaction count at its longest for any block (3 bytes): 4 units per byte. */
 const HEADER_WEIGHT = 4 * (HEADER_BYTES + 3);
 
+const EMPTY_OUTPUT: CoinbaseOutput = { script: new Uint8Array(0), valueSats: 0n };
+/** Value and the length of the script. */
+const EMPTY_OUTPUT_BYTES = 9;
+/** What a count of 253 outputs takes more than one of 252. */
+const LONG_COUNT_BYTES = 2;
+
 /** Template → job. The caller owns the rule that `jobId` is new. */
 export function buildJob(
   template: Template,
@@ -135,6 +141,32 @@ export function buildJobCoinbase(
     };
   }
   return { ok: true, parts: { prefix, suffix } };
+}
+
+/**
+ * How many bytes a coinbase of this job has beside its outputs, without witness; with room for a count of outputs that takes
+ * three bytes. Refused with a reason as by `buildJobCoinbase`.
+ */
+export function measureFrame(
+  job: Job,
+  tag: string,
+): { ok: true; bytes: number } | { ok: false; reason: string } {
+  const salt = decodeJobId(job.jobId);
+  if (salt === null) {
+    return { ok: false, reason: `job id is not hex of 1 to ${JOB_ID_DIGITS_MAX} digits` };
+  }
+  const built = buildCoinbase({
+    height: job.height,
+    tag,
+    aux: job.coinbaseAux,
+    salt,
+    extranonceBytes: EXTRANONCE_BYTES,
+    outputs: [EMPTY_OUTPUT],
+    witnessCommitment: job.witnessCommitment,
+  });
+  if (!built.ok) return built;
+  const bytes = built.prefix.length + EXTRANONCE_BYTES + built.suffix.length;
+  return { ok: true, bytes: bytes - EMPTY_OUTPUT_BYTES + LONG_COUNT_BYTES };
 }
 
 /**

@@ -8,14 +8,16 @@
  * reads as older than the limit at which it stops handing out work.
  */
 import { encodeHexReversed, equalBytes } from '../../core/bitcoin/bytes.ts';
+import type { CoinbasePlan } from '../../core/ledger/plan.ts';
 import { type ProposalVerdict, readProposalAnswer } from '../../core/node/answers.ts';
 import type { Rpc } from '../../core/node/rpc.ts';
 import { buildJob, type Job } from '../../core/work/job.ts';
+import type { CoinbasePool } from '../../core/work/payout.ts';
 import type { Template } from '../../core/work/template.ts';
 import { encodeJob, encodeTemplateBody } from '../../messages/codec.ts';
 import type { Bus, Clock, Fault, Log } from '../../ports.ts';
 import type { JobIds } from './job-ids.ts';
-import { emptyTemplate, encodeProposalFront, type ProposalPayout } from './proposal.ts';
+import { emptyTemplate, encodeProposalFronts } from './proposal.ts';
 
 const PUBLISH_ATTEMPTS_MAX = 5;
 
@@ -32,7 +34,8 @@ export type JobDeskOptions = {
   /** The same as parts per million of the block's whole value. */
   feeRisePpm: number;
   poolTag: string;
-  payout: ProposalPayout;
+  /** Whose coinbases are proposed to the node. */
+  pools: readonly CoinbasePool[];
   proposalTimeoutMs: number;
 };
 
@@ -52,6 +55,8 @@ export type JobDesk = {
   offer(template: Template, node: Rpc, verify: () => string | null): Promise<void>;
   /** The job now in the hands of miners, or null. */
   current(): Job | null;
+  /** Whom the coinbases of direct pools pay from now on: the next proposals have them. */
+  setPlans(plans: readonly CoinbasePlan[]): void;
   /** Node whose job that is. */
   currentNode(): string | null;
   stop(): void;
@@ -81,6 +86,7 @@ export function createJobDesk(
   const checking = new Map<string, { next: Made | null }>();
   let offers = 0;
   let proposals = 0;
+  let plans: readonly CoinbasePlan[] = [];
   let stopped = false;
 
   function make(template: Template, node: Rpc, clean: boolean, rank: Made['rank']): Made {
@@ -180,17 +186,25 @@ export function createJobDesk(
     checking.delete(first.node.name);
   }
 
+  /** The node's word on all kinds of coinbase the job has: accepted when all are. */
   async function propose(made: Made): Promise<ProposalVerdict> {
-    const front = encodeProposalFront(made.job, {
-      tag: options.poolTag,
-      payout: options.payout,
-    });
-    if (!front.ok) return { kind: 'refused', detail: `coinbase: ${front.reason}` };
+    const { poolTag, pools } = options;
+    const encoded = encodeProposalFronts(made.job, { tag: poolTag, pools, plans });
+    if (!encoded.ok) return { kind: 'refused', detail: `coinbase: ${encoded.reason}` };
+    let verdict: ProposalVerdict = { kind: 'inconclusive', detail: 'no pool' };
+    for (const front of encoded.fronts) {
+      verdict = await proposeFront(made, front);
+      if (verdict.kind !== 'accepted') break;
+    }
+    return verdict;
+  }
+
+  async function proposeFront(made: Made, front: string): Promise<ProposalVerdict> {
     proposals += 1;
     const id = `p${proposals}`;
     const parts = [
       Buffer.from(
-        `{"jsonrpc":"1.0","id":"${id}","method":"getblocktemplate","params":[{"mode":"proposal","rules":["segwit"],"data":"${front.hex}`,
+        `{"jsonrpc":"1.0","id":"${id}","method":"getblocktemplate","params":[{"mode":"proposal","rules":["segwit"],"data":"${front}`,
         'latin1',
       ),
       Buffer.from(made.template.transactions.map(({ data }) => data).join(''), 'latin1'),
@@ -306,6 +320,9 @@ export function createJobDesk(
       }
     },
     current: () => published?.job ?? null,
+    setPlans(given) {
+      plans = given;
+    },
     currentNode: () => published?.node.name ?? null,
     stop() {
       stopped = true;

@@ -10,13 +10,14 @@
 import { encodeHexReversed } from '../../core/bitcoin/bytes.ts';
 import { NETWORKS, type Network } from '../../core/bitcoin/network.ts';
 import type { NodeAddress, OpenHints, OpenRpc } from '../../core/node/rpc.ts';
+import type { CoinbasePool } from '../../core/work/payout.ts';
 import { decodeTemplate } from '../../core/work/template.ts';
+import { decodeCoinbasePlans } from '../../messages/codec.ts';
 import type { Bus, Clock, Fault, Log } from '../../ports.ts';
 import { chooseNode, findDisagreement, type NodeView } from './choose.ts';
 import { createJobDesk, type Meter } from './job-desk.ts';
 import { createJobIds, type Mark } from './job-ids.ts';
 import { type NodeEvent, type NodeWatch, watchNode } from './node-watch.ts';
-import type { ProposalPayout } from './proposal.ts';
 
 export type JobmanagerTools = {
   clock: Clock;
@@ -36,8 +37,8 @@ export type JobmanagerOptions = {
   nodes: readonly NodeAddress[];
   network: Network;
   poolTag: string;
-  /** Who the coinbase pays that is proposed to the node. */
-  payout: ProposalPayout;
+  /** Whose coinbases are proposed to the node. */
+  pools: readonly CoinbasePool[];
   /** A job is renewed after this even if nothing changed. */
   refreshMs?: number;
   /** How often the node is asked whether fees have risen. */
@@ -146,7 +147,7 @@ export async function startJobmanager(
       feeRiseSats: options.feeRiseSats ?? 1_000_000,
       feeRisePpm: options.feeRisePpm ?? 10_000,
       poolTag: options.poolTag,
-      payout: options.payout,
+      pools: options.pools,
       proposalTimeoutMs: options.proposalTimeoutMs ?? 10_000,
     },
     (node) => avoid(node),
@@ -431,6 +432,13 @@ export async function startJobmanager(
       lateSinceMs: null,
     });
   }
+  await tools.bus.subscribe('mining.plans', 'jobmanager', async (records) => {
+    for (const { value } of records) {
+      const decoded = decodeCoinbasePlans(value);
+      if (decoded.ok) desk.setPlans(decoded.value);
+      else log.error('plans of coinbases could not be read', { reason: decoded.reason });
+    }
+  });
   for (const { watch } of sources.values()) watch.poll();
   const timer = setInterval(tick, options.tickMs ?? TICK_MS);
 

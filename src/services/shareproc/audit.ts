@@ -1,15 +1,22 @@
 /**
  * The second look at a share, with the gateway's own judge: header rebuilt from job and coinbase, hashed, compared with the credited
- * difficulty. Catches what would fool one side: a wrong record, a wrong coinbase, a bug in the gateway.
+ * difficulty. Catches what would fool one side: a wrong record, a wrong coinbase, a bug in the gateway. Refused too: a pool that
+ * is none, and bits or a value that are not the job's, because shares are paid by all three.
  *
- * After a restart the job of a waiting share may be gone. Then the rebuilt hash cannot be compared and the gateway's word is
- * taken, but the hash it names must still meet the difficulty.
+ * After a restart the job of a waiting share, or the plan its coinbase was made from, may be gone. Then the rebuilt hash cannot be
+ * compared and the gateway's word is taken, but the hash it names must still meet the difficulty.
  */
-import { decodeAddress } from '../../core/bitcoin/address.ts';
 import type { Network } from '../../core/bitcoin/network.ts';
 import { targetOfDifficulty } from '../../core/bitcoin/target.ts';
-import { buildJobCoinbase, EXTRANONCE_BYTES, type Job } from '../../core/work/job.ts';
-import { coinbaseOutputs } from '../../core/work/payout.ts';
+import type { CoinbasePlan } from '../../core/ledger/plan.ts';
+import { decodeAccount } from '../../core/work/account.ts';
+import type { Job } from '../../core/work/job.ts';
+import {
+  buildPoolCoinbase,
+  COINBASE_CLASSES,
+  type CoinbasePool,
+  type FinderPart,
+} from '../../core/work/payout.ts';
 import {
   compileWork,
   fillWork,
@@ -21,15 +28,11 @@ import {
 } from '../../core/work/share.ts';
 import type { ShareRecord } from '../../messages/share.ts';
 
-/** pool: every coinbase pays one script. solo: the finder's own address, less the fee. As the gateway has it. */
-export type AuditPayout =
-  | { mode: 'pool'; script: Uint8Array }
-  | { mode: 'solo'; fee: { ppm: number; script: Uint8Array } | null };
-
 export type AuditOptions = {
   network: Network;
   coinbaseTag: string;
-  payout: AuditPayout;
+  /** All pools, as the gateway has them. */
+  pools: readonly CoinbasePool[];
   jobsMax?: number;
   coinbasesMax?: number;
 };
@@ -39,7 +42,9 @@ export type AuditReason =
   | 'audit-coinbase'
   | 'audit-difficulty'
   | 'audit-hash'
-  | 'audit-height';
+  | 'audit-height'
+  | 'audit-job'
+  | 'audit-pool';
 
 export type AuditVerdict =
   | { verdict: 'valid' }
@@ -50,21 +55,28 @@ export type AuditVerdict =
 const JOBS_MAX = 4_096;
 /** Coinbases laid out for hashing, about 1 KiB each. */
 const COINBASES_MAX = 4_096;
+/** The same for coinbases made from plans, up to 16 KiB each: some jobs in all their sizes. */
+const PLANNED_MAX = 256;
+/** Per pool, up to 64 KiB each. A plan is new every few seconds at most, and a job lives for minutes. */
+const PLANS_MAX = 64;
 const TARGETS_MAX = 4_096;
 
 type KnownJob = { job: Job; target: PreparedTarget };
 
-/** Holds the jobs it was told of, the newest `jobsMax`. Everything else is derived. */
+/** Holds the jobs and plans it was told of, the newest of each. Everything else is derived. */
 export class Auditor {
   readonly #hash: HashWork;
   readonly #options: AuditOptions;
   readonly #jobs = new Map<string, KnownJob>();
   readonly #coinbases = new Map<string, Work>();
+  readonly #planned = new Map<string, Work>();
+  readonly #pools: ReadonlyMap<string, CoinbasePool & { plans: Map<string, CoinbasePlan> }>;
   readonly #targets = new Map<number, PreparedTarget>();
 
   constructor(hash: HashWork, options: AuditOptions) {
     this.#hash = hash;
     this.#options = options;
+    this.#pools = new Map(options.pools.map((pool) => [pool.id, { ...pool, plans: new Map() }]));
   }
 
   addJob(job: Job): void {
@@ -74,18 +86,36 @@ export class Auditor {
     });
   }
 
+  /** Remembers what coinbases are made from; a plan of no pool of ours is nobody's business. */
+  addPlans(plans: readonly CoinbasePlan[]): void {
+    for (const plan of plans) {
+      const pool = this.#pools.get(plan.pool);
+      if (pool !== undefined) remember(pool.plans, PLANS_MAX, plan.planId, plan);
+    }
+  }
+
   audit(share: ShareRecord): AuditVerdict {
     const credited = this.#target(share.difficulty);
+    const pool = this.#pools.get(share.pool);
+    if (pool === undefined) return rejected('audit-pool', `no pool is called "${share.pool}"`);
     const known = this.#jobs.get(share.jobId);
-    if (known === undefined) {
+    const isPlanKnown = share.planId === '' || pool.plans.has(share.planId);
+    if (known === undefined || !isPlanKnown) {
       if (!share.isBlock && !meetsTarget(share.headerHash, credited)) return tooEasy(share);
       return { verdict: 'unaudited' };
     }
     const { job } = known;
+    if (share.networkBits !== job.bits || share.jobValueSats !== job.coinbaseValueSats) {
+      const stated = `bits ${share.networkBits}, value ${share.jobValueSats}`;
+      return rejected(
+        'audit-job',
+        `${stated}: job ${job.jobId} has ${job.bits} and ${job.coinbaseValueSats}`,
+      );
+    }
     if (share.height !== job.height) {
       return rejected('audit-height', `job ${job.jobId} is for height ${job.height}`);
     }
-    const work = this.#work(job, share.account);
+    const work = this.#work(job, pool, share);
     if ('verdict' in work) return work;
     fillWork(work, {
       extranonce1: readU32(share.extranonce1, 0),
@@ -105,31 +135,43 @@ export class Auditor {
     return { verdict: 'valid' };
   }
 
-  #work(job: Job, account: string): Work | AuditVerdict {
-    const { payout, network, coinbaseTag, coinbasesMax } = this.#options;
-    const key = payout.mode === 'pool' ? job.jobId : `${job.jobId} ${account}`;
-    const ready = this.#coinbases.get(key);
-    if (ready !== undefined) return ready;
-    let script: Uint8Array;
-    if (payout.mode === 'pool') {
-      script = payout.script;
-    } else {
-      const address = decodeAddress(account, network);
-      if (!address.ok) return rejected('audit-account', address.reason);
-      script = address.script;
+  /** The job with the coinbase that the share was found on. Its plan is known. */
+  #work(
+    job: Job,
+    pool: CoinbasePool & { plans: ReadonlyMap<string, CoinbasePlan> },
+    share: ShareRecord,
+  ): Work | AuditVerdict {
+    const { account, planId, coinbaseBytes } = share;
+    const { network, coinbaseTag, coinbasesMax } = this.#options;
+    const { mode } = pool.coinbase;
+    if (mode === 'direct' ? !COINBASE_CLASSES.includes(coinbaseBytes) : coinbaseBytes !== 0) {
+      return rejected('audit-coinbase', `no coinbase of mode ${mode} is up to ${coinbaseBytes}`);
     }
-    const built = buildJobCoinbase(job, {
+    if (planId !== '' && mode !== 'direct') {
+      return rejected('audit-coinbase', `mode ${mode} has no plans`);
+    }
+    const payees = mode === 'pool' ? '' : planId === '' ? account : `plan ${planId}`;
+    const key = `${job.jobId} ${pool.id} ${coinbaseBytes} ${payees}`;
+    const coinbases = planId === '' ? this.#coinbases : this.#planned;
+    const ready = coinbases.get(key);
+    if (ready !== undefined) return ready;
+    let finder: readonly FinderPart[] = [];
+    if (mode !== 'pool' && planId === '') {
+      const decoded = decodeAccount(account, network);
+      if (!decoded.ok) return rejected('audit-account', decoded.reason);
+      finder = decoded.parts;
+    }
+    const built = buildPoolCoinbase(job, {
       tag: coinbaseTag,
-      extranonceBytes: EXTRANONCE_BYTES,
-      outputs: coinbaseOutputs(
-        script,
-        payout.mode === 'solo' ? payout.fee : null,
-        job.coinbaseValueSats,
-      ),
+      rules: pool.coinbase,
+      finder,
+      plan: pool.plans.get(planId) ?? null,
+      coinbaseBytesMax: coinbaseBytes,
     });
     if (!built.ok) return rejected('audit-coinbase', built.reason);
     const work = compileWork(job, built.parts);
-    remember(this.#coinbases, coinbasesMax ?? COINBASES_MAX, key, work);
+    const max = planId === '' ? (coinbasesMax ?? COINBASES_MAX) : PLANNED_MAX;
+    remember(coinbases, max, key, work);
     return work;
   }
 

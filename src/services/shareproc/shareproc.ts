@@ -10,6 +10,7 @@ import type { HashWork } from '../../core/work/share.ts';
 import {
   decodeBlockCandidate,
   decodeBlockOutcome,
+  decodeCoinbasePlans,
   decodeJob,
   decodeShare,
   encodeRejectedShare,
@@ -209,6 +210,13 @@ export async function startShareproc(
       const decoded = decodeJob(value);
       if (decoded.ok) auditor.addJob(decoded.value);
       else log.error('A job could not be read.', { reason: decoded.reason });
+    }
+  });
+  await bus.subscribe('mining.plans', 'shareproc', async (records) => {
+    for (const { value } of records) {
+      const decoded = decodeCoinbasePlans(value);
+      if (decoded.ok) auditor.addPlans(decoded.value);
+      else log.error('Plans of coinbases could not be read.', { reason: decoded.reason });
     }
   });
   await bus.subscribe('share.submissions', 'shareproc', takeShares);

@@ -11,7 +11,7 @@ import {
 } from '../../core/stratum/configure.ts';
 import { STRATUM_ERRORS } from '../../core/stratum/errors.ts';
 import { findMethod } from '../../core/stratum/methods.ts';
-import { findProfile } from '../../core/stratum/profiles.ts';
+import { coinbaseClassOf, findProfile } from '../../core/stratum/profiles.ts';
 import {
   encodeResult,
   encodeSetVersionMask,
@@ -29,6 +29,7 @@ import {
 import { decodePassword, decodeUsername } from '../../core/stratum/username.ts';
 import type { Conduct } from './conduct.ts';
 import type { Dispatch } from './dispatch.ts';
+import type { JobBook } from './jobs.ts';
 import { type Judge, VERSION_REQUEST_ID } from './judge.ts';
 import type { GatewayOptions, GatewayTools } from './options.ts';
 import type { Roster } from './roster.ts';
@@ -46,6 +47,7 @@ export class Desk {
   readonly #dispatch: Dispatch;
   readonly #conduct: Conduct;
   readonly #judge: Judge;
+  readonly #jobs: JobBook;
   /** After SIGTERM: nobody subscribes any more. */
   isClosing = false;
 
@@ -56,6 +58,7 @@ export class Desk {
       dispatch: Dispatch;
       conduct: Conduct;
       judge: Judge;
+      jobs: JobBook;
     },
     options: GatewayOptions,
   ) {
@@ -66,6 +69,7 @@ export class Desk {
     this.#dispatch = tools.dispatch;
     this.#conduct = tools.conduct;
     this.#judge = tools.judge;
+    this.#jobs = tools.jobs;
   }
 
   /** Answers one request. A mining.submit under another spelling of its name goes to the judge. */
@@ -168,6 +172,7 @@ export class Desk {
         this.#conduct.blame(session, 1);
       session.agent = printable(params[0], limits.agentCharsMax);
       session.profile = findProfile(session.agent);
+      session.coinbaseClass = coinbaseClassOf(session.profile);
       const difficulty = this.#roster.resume(session, params);
       if (difficulty > 0) {
         if (session.hintRank <= HINT_RANK.remembered) {
@@ -215,13 +220,14 @@ export class Desk {
       return;
     }
     const written = params[0] as string;
-    if (this.#options.payout.mode === 'solo') {
-      if (session.payee !== null && session.payee.account !== username.account) {
+    const { account, parts } = username;
+    if (session.pool.rules.mode !== 'pool') {
+      if (session.finder !== null && session.finder.account !== account) {
         this.#conduct.fail(session, id, 'address-second');
         return;
       }
-      session.payee ??= { account: username.account, script: username.script };
     }
+    if (this.#jobs.paysFinders) session.finder ??= { account, parts };
     let worker = session.workers.find((one) => one.username === written)?.record;
     const isFirst = session.workers.length === 0;
     if (worker === undefined) {

@@ -21,8 +21,8 @@ import type { SessionTime } from './time.ts';
 /** Prepared targets kept; vardiff only makes powers of two, the rest are wishes. */
 const TARGETS_MAX = 4_096;
 
-/** In solo mode every session may need a coinbase of its own, some 30 µs: fewer of them in one turn. */
-const SOLO_CHUNK_PART = 5;
+/** Where blocks pay their finder every session may need a coinbase of its own, some 30 µs: fewer of them in one turn. */
+const FINDER_CHUNK_PART = 5;
 
 export class Dispatch {
   readonly #tools: GatewayTools;
@@ -49,8 +49,9 @@ export class Dispatch {
     this.#roster = tools.roster;
     this.#jobs = tools.jobs;
     const { broadcastChunk } = options.limits;
-    const isSolo = options.payout.mode === 'solo';
-    this.#chunk = isSolo ? Math.ceil(broadcastChunk / SOLO_CHUNK_PART) : broadcastChunk;
+    this.#chunk = tools.jobs.paysFinders
+      ? Math.ceil(broadcastChunk / FINDER_CHUNK_PART)
+      : broadcastChunk;
   }
 
   /** Starts telling all sessions of the newest call. A newer one takes over the broadcast in progress. */
@@ -68,8 +69,13 @@ export class Dispatch {
     const { metrics } = this.#tools;
     if (metrics.workState === 2) return;
     if (this.#time.nowMs - this.#broadcastAtMs < this.#options.limits.rebroadcastMs) return;
+    this.callAgain();
+  }
+
+  /** Tells all sessions of the newest job once more, under a new id and with the plans of now. */
+  callAgain(): void {
     if (this.#jobs.callAgain(this.#time.nowMs) === null) return;
-    metrics.jobVariants += 1;
+    this.#tools.metrics.jobVariants += 1;
     this.broadcast();
   }
 
@@ -171,8 +177,8 @@ export class Dispatch {
   }
 
   #lineFor(session: Session, call: Call): NotifyLine | null {
-    if (session.payee === null) return null;
-    const compiled = this.#jobs.compile(call.known, session.payee);
+    if (!session.isPayable) return null;
+    const compiled = this.#jobs.compile(call, session, session.finder);
     if (compiled === null) return null;
     if (compiled.coinbaseBytes > session.profile.coinbaseBytesMax) {
       this.#tools.metrics.oversizedCoinbases += 1;
@@ -185,7 +191,7 @@ export class Dispatch {
    * newest job already gets it under a new id, so that what is in flight keeps its difficulty.
    */
   #appendJob(session: Session): void {
-    if (!session.subscribed || session.payee === null || this.#jobs.newest === null) {
+    if (!session.subscribed || !session.isPayable || this.#jobs.newest === null) {
       // Told when the job, or whom it pays, is known.
       session.jobDue = false;
       return;
@@ -231,6 +237,8 @@ export class Dispatch {
           difficulty: vardiff.difficulty,
           target: this.#target(vardiff.difficulty),
           extranonce1: session.extranonce1,
+          pool: session.pool,
+          coinbaseClass: session.coinbaseClass,
         },
         this.#options.limits.termsKept,
       );

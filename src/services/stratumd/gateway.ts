@@ -4,6 +4,7 @@
  * `dispatch.ts`. Stratum V1 as slush and ckpool speak it, BIP310, NiceHash's extranonce calls.
  */
 
+import type { CoinbasePlan } from '../../core/ledger/plan.ts';
 import { printable } from '../../core/stratum/configure.ts';
 import {
   encodeGetVersion,
@@ -20,13 +21,16 @@ import { Conduct } from './conduct.ts';
 import { Desk } from './desk.ts';
 import { Dispatch } from './dispatch.ts';
 import { HeldAnswers } from './held-answers.ts';
-import { JobBook, type Payee } from './jobs.ts';
+import { JobBook } from './jobs.ts';
 import { Judge, VERSION_REQUEST_ID } from './judge.ts';
 import type { Connection, GatewayOptions, GatewayTools } from './options.ts';
 import { Roster } from './roster.ts';
 import { Session } from './session.ts';
 import { SessionTime } from './time.ts';
 import { type RejectionView, viewRejection, WorkerBook, type WorkerView } from './workers.ts';
+
+/** The pool of a port that names none. */
+const DEFAULT_POOL = 'main';
 
 /** Sessions looked at in one tick: all when few, else an eighth. */
 const SCAN_MIN = 512;
@@ -56,41 +60,38 @@ export class Gateway {
   readonly #dispatch: Dispatch;
   readonly #judge: Judge;
   readonly #desk: Desk;
-  readonly #poolPayee: Payee | null;
   #scanFrom = 0;
 
   /** Throws RangeError when the extranonce options do not fit together. */
   constructor(tools: GatewayTools, options: GatewayOptions) {
     this.#tools = tools;
     this.#options = options;
-    const { limits, payout, coinbaseTag } = options;
+    const { limits, pools, coinbaseTag } = options;
     const time = this.#time;
     const held = this.#held;
-    const jobs = new JobBook({ limits, payout, coinbaseTag });
+    const jobs = new JobBook({ limits, pools, coinbaseTag });
     const workers = new WorkerBook(limits);
     const roster = new Roster({ ...tools, time }, options);
     const conduct = new Conduct({ ...tools, time, roster }, options);
     const dispatch = new Dispatch({ ...tools, time, roster, jobs }, options);
     const judge = new Judge({ ...tools, time, jobs, workers, dispatch, conduct, held }, options);
-    this.#desk = new Desk({ ...tools, time, roster, dispatch, conduct, judge }, options);
+    this.#desk = new Desk({ ...tools, time, roster, dispatch, conduct, judge, jobs }, options);
     this.#jobs = jobs;
     this.#workers = workers;
     this.#roster = roster;
     this.#conduct = conduct;
     this.#dispatch = dispatch;
     this.#judge = judge;
-    this.#poolPayee =
-      payout.mode === 'pool' ? { account: payout.address, script: payout.script } : null;
   }
 
-  /** A new connection. While draining it is told to come back and closed. */
+  /** A new connection. While draining it is told to come back and closed. Throws RangeError when its port is of an unknown pool. */
   open(connection: Connection, nowMs: number): Session {
     this.#time.advance(nowMs);
     const { port } = connection;
     const session = new Session(connection, {
       limits: this.#options.limits,
       difficulty: clampDifficulty(port.startDifficulty, this.#dispatch.boundsOf(port), 'any'),
-      payee: this.#poolPayee,
+      pool: this.#jobs.poolOf(port.pool ?? DEFAULT_POOL),
       nowMs: this.#time.nowMs,
     });
     session.vardiff.fixed = port.vardiff === false;
@@ -180,6 +181,16 @@ export class Gateway {
     this.#dispatch.broadcast();
   }
 
+  /**
+   * Plans from `mining.plans`: whom direct pools pay from the next job on. The first plan of a pool is used at once, with a new
+   * call of the newest job; what was given out before stays as it was.
+   */
+  setPlans(plans: readonly CoinbasePlan[], nowMs: number): void {
+    this.#time.advance(nowMs);
+    const isFirst = this.#jobs.setPlans(plans);
+    if (isFirst && this.#tools.metrics.workState !== 2) this.#dispatch.callAgain();
+  }
+
   /** The journal has synced everything up to and including this ticket: the answers that waited for it go out. */
   committed(ticket: number): void {
     this.#held.release(ticket);
@@ -212,10 +223,16 @@ export class Gateway {
     };
   }
 
-  /** The last rejections of a worker (`account.worker`), oldest first; null when nobody of that name is known. */
+  /** The last rejections of a worker (`account.worker`) in all pools, oldest first; null when nobody of that name is known. */
   rejections(worker: string): RejectionView[] | null {
-    const record = this.#workers.find(worker);
-    return record === null ? null : (record.rejections ?? []).map(viewRejection);
+    const records = this.#jobs.pools
+      .map(({ id }) => this.#workers.find(id, worker))
+      .filter((record) => record !== null);
+    if (records.length === 0) return null;
+    return records
+      .flatMap((record) => record.rejections ?? [])
+      .sort((a, b) => a.atMs - b.atMs)
+      .map(viewRejection);
   }
 
   /** client.show_message to every subscribed session, in chunks. */

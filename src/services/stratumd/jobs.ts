@@ -8,26 +8,36 @@
 
 import { encodeHex } from '../../core/bitcoin/bytes.ts';
 import { difficultyOfTarget } from '../../core/bitcoin/target.ts';
+import type { CoinbasePlan } from '../../core/ledger/plan.ts';
 import type { SessionLimits } from '../../core/stratum/limits.ts';
 import { DuplicateSet } from '../../core/work/duplicates.ts';
 import {
-  buildJobCoinbase,
   type CoinbaseParts,
   EXTRANONCE_BYTES,
   encodeNotify,
   type Job,
 } from '../../core/work/job.ts';
-import { coinbaseOutputs } from '../../core/work/payout.ts';
+import {
+  buildPoolCoinbase,
+  type CoinbasePool,
+  type CoinbaseRules,
+  type FinderPart,
+} from '../../core/work/payout.ts';
 import {
   compileWork,
   type PreparedTarget,
   prepareTarget,
   type Work,
 } from '../../core/work/share.ts';
-import type { PayoutOptions } from './options.ts';
 
-/** Whom a coinbase pays: the pool, or in solo mode the one address of a session. */
-export type Payee = { account: string; script: Uint8Array };
+/** A pool as the gateway knows it; one object per pool, compared by identity. */
+export type Pool = { index: number; id: string; rules: CoinbaseRules };
+
+/** Who is paid where blocks pay their finder. */
+export type Finder = { account: string; parts: readonly FinderPart[] };
+
+/** What decides the coinbase of a session beside its finder. */
+export type Shape = { pool: Pool; coinbaseClass: number };
 
 /** A job with one coinbase, ready for hashing. */
 export type Compiled = {
@@ -35,6 +45,10 @@ export type Compiled = {
   parts: CoinbaseParts;
   /** Bytes of the whole coinbase without witness. */
   coinbaseBytes: number;
+  /** The plan it follows; empty when none. */
+  planId: string;
+  /** What it was kept below; 0 where nothing but the template bounds it. */
+  coinbaseBytesMax: number;
   /** The last lines made of it, without and with the clean flag. */
   plainLine: NotifyLine | null;
   cleanLine: NotifyLine | null;
@@ -51,19 +65,32 @@ export type KnownJob = {
   networkDifficulty: number;
   /** Monotonic time of the template: receipt, less the age it had then. */
   madeAtMs: number;
-  /** Coinbase in pool mode; solo coinbases are in the book's cache. */
-  pooled: Compiled | null;
+  /** Coinbases that pay one address, by index of their pool; null for all other pools. */
+  pooled: readonly (Compiled | null)[];
   calls: number;
 };
 
-/** One announcement of a job. */
-export type Call = { sequence: number; id: string; curtime: number; known: KnownJob };
+/** Plans by id of their pool. */
+type Plans = ReadonlyMap<string, CoinbasePlan>;
+
+/** One announcement of a job. The plans of its time hold for it, whatever comes later. */
+export type Call = {
+  sequence: number;
+  id: string;
+  curtime: number;
+  known: KnownJob;
+  plans: Plans;
+  /** Coinbases by plan, made when first needed; null where the plan pays nobody. Shared by calls of one job and one plan. */
+  planned: Map<string, Compiled | null>;
+};
 
 const CALLS_MAX = 255;
 
 export class JobBook {
   readonly #limits: SessionLimits;
-  readonly #payout: PayoutOptions;
+  readonly pools: readonly Pool[];
+  /** Some coinbases pay their finder. */
+  readonly paysFinders: boolean;
   readonly #coinbaseTag: string;
   readonly #calls = new Map<string, Call>();
   /** Oldest first. */
@@ -71,7 +98,8 @@ export class JobBook {
   /** Newest last. */
   #tips: string[] = [];
   readonly #duplicates: DuplicateSet;
-  /** Solo coinbases by job and account, least recently used first. */
+  #plans: Plans = new Map();
+  /** Coinbases that pay their finder, by job, shape and account, least recently used first. */
   readonly #compiled = new Map<string, Compiled>();
   #sequence = 0;
   /** The call that new work is made of; null before the first job. */
@@ -79,15 +107,44 @@ export class JobBook {
   /** Calls before this one are on another tip: whoever missed it must drop its work. */
   cleanSequence = 0;
 
-  constructor(options: { limits: SessionLimits; payout: PayoutOptions; coinbaseTag: string }) {
+  constructor(options: {
+    limits: SessionLimits;
+    pools: readonly CoinbasePool[];
+    coinbaseTag: string;
+  }) {
     this.#limits = options.limits;
-    this.#payout = options.payout;
+    this.pools = options.pools.map(({ id, coinbase }, index) => ({ index, id, rules: coinbase }));
+    this.paysFinders = this.pools.some(({ rules }) => rules.mode !== 'pool');
     this.#coinbaseTag = options.coinbaseTag;
     this.#duplicates = new DuplicateSet({ jobsMax: options.limits.jobsMax + 1 });
   }
 
   get size(): number {
     return this.#known.length;
+  }
+
+  /** Throws RangeError for a pool that the options do not name: the configuration has checked them. */
+  poolOf(id: string): Pool {
+    const pool = this.pools.find((one) => one.id === id);
+    if (pool === undefined) throw new RangeError(`no pool is called ${id}`);
+    return pool;
+  }
+
+  /**
+   * Takes the plans that hold from the next call on. Answers whether a pool without a plan got one: the newest job should then be
+   * called again, because its blocks would pay their finder alone.
+   */
+  setPlans(plans: readonly CoinbasePlan[]): boolean {
+    const before = this.#plans;
+    const isDirect = ({ pool }: CoinbasePlan) =>
+      this.pools.some(({ id, rules }) => id === pool && rules.mode === 'direct');
+    const after = new Map(plans.filter(isDirect).map((plan) => [plan.pool, plan]));
+    const isSame =
+      after.size === before.size &&
+      [...after.values()].every(({ pool, planId }) => before.get(pool)?.planId === planId);
+    if (isSame) return false;
+    this.#plans = after;
+    return [...after.keys()].some((pool) => !before.has(pool));
   }
 
   /**
@@ -103,17 +160,19 @@ export class JobBook {
       networkTarget: prepareTarget(job.networkTarget),
       networkDifficulty: difficultyOfTarget(job.networkTarget),
       madeAtMs: nowMs - ageMs,
-      pooled: null,
+      pooled: [],
       calls: 0,
     };
-    if (this.#payout.mode === 'pool') {
-      const built = this.#build(known, this.#payout.script);
+    const pooled: (Compiled | null)[] = [];
+    for (const pool of this.pools) {
+      const built = pool.rules.mode === 'pool' ? this.#build(known, pool) : null;
       if (typeof built === 'string') {
         complain(built);
         return null;
       }
-      known.pooled = built;
+      pooled.push(built);
     }
+    known.pooled = pooled;
     const isNewTip = this.#tips.at(-1) !== tip;
     if (isNewTip) {
       this.#tips = [...this.#tips.filter((other) => other !== tip), tip].slice(
@@ -152,13 +211,40 @@ export class JobBook {
     return known.tip === this.#tips.at(-1);
   }
 
-  /** The job with the payee's coinbase, or null when it cannot be built (too heavy for the template, for example). */
-  compile(known: KnownJob, payee: Payee): Compiled | null {
-    if (known.pooled !== null) return known.pooled;
-    const key = `${known.job.jobId}:${payee.account}`;
+  /**
+   * The job of a call with the coinbase of a shape, or null when it cannot be built (too heavy for the template, for example, or
+   * nobody to pay).
+   */
+  compile(call: Call, shape: Shape, finder: Finder | null): Compiled | null {
+    const { pool, coinbaseClass } = shape;
+    const pooled = call.known.pooled[pool.index];
+    if (pooled !== null && pooled !== undefined) return pooled;
+    if (pool.rules.mode === 'direct') {
+      const planned = this.#planned(call, pool, coinbaseClass);
+      if (planned !== null) return planned;
+    }
+    return finder === null ? null : this.#own(call.known, shape, finder);
+  }
+
+  /** Null when there is no plan, or it pays nobody. */
+  #planned(call: Call, pool: Pool, coinbaseBytesMax: number): Compiled | null {
+    const plan = call.plans.get(pool.id);
+    if (plan === undefined) return null;
+    const key = `${pool.index} ${coinbaseBytesMax}`;
+    const ready = call.planned.get(key);
+    if (ready !== undefined) return ready;
+    const built = this.#build(call.known, pool, { plan, coinbaseBytesMax });
+    const compiled = typeof built === 'string' || built.planId === '' ? null : built;
+    call.planned.set(key, compiled);
+    return compiled;
+  }
+
+  #own(known: KnownJob, { pool, coinbaseClass }: Shape, finder: Finder): Compiled | null {
+    const coinbaseBytesMax = pool.rules.mode === 'direct' ? coinbaseClass : 0;
+    const key = `${known.job.jobId} ${pool.index} ${coinbaseBytesMax} ${finder.account}`;
     let compiled = this.#compiled.get(key);
     if (compiled === undefined) {
-      const built = this.#build(known, payee.script);
+      const built = this.#build(known, pool, { finder: finder.parts, coinbaseBytesMax });
       if (typeof built === 'string') return null;
       compiled = built;
       if (this.#compiled.size >= this.#limits.compiledCoinbasesMax) {
@@ -194,25 +280,50 @@ export class JobBook {
   #announce(known: KnownJob, id: string, curtime: number): Call {
     this.#sequence += 1;
     known.calls += 1;
-    const call: Call = { sequence: this.#sequence, id, curtime, known };
+    const last = this.newest;
+    const isAgain = last !== null && last.known === known && last.plans === this.#plans;
+    // Only the newest call is ever told of: a large coinbase would keep its line four times over.
+    if (last !== null && !isAgain) for (const one of last.planned.values()) dropLines(one);
+    const planned: Call['planned'] = isAgain ? last.planned : new Map();
+    const call: Call = {
+      sequence: this.#sequence,
+      id,
+      curtime,
+      known,
+      plans: this.#plans,
+      planned,
+    };
     this.#calls.set(id, call);
     this.newest = call;
     return call;
   }
 
-  #build(known: KnownJob, script: Uint8Array): Compiled | string {
-    const fee = this.#payout.mode === 'solo' ? this.#payout.fee : null;
-    const built = buildJobCoinbase(known.job, {
+  /** Or the reason why there is none. */
+  #build(
+    known: KnownJob,
+    pool: Pool,
+    payees: {
+      finder?: readonly FinderPart[];
+      plan?: CoinbasePlan;
+      coinbaseBytesMax?: number;
+    } = {},
+  ): Compiled | string {
+    const { finder = [], plan = null, coinbaseBytesMax = 0 } = payees;
+    const built = buildPoolCoinbase(known.job, {
       tag: this.#coinbaseTag,
-      extranonceBytes: EXTRANONCE_BYTES,
-      outputs: coinbaseOutputs(script, fee, known.job.coinbaseValueSats),
+      rules: pool.rules,
+      finder,
+      plan,
+      coinbaseBytesMax,
     });
     if (!built.ok) return built.reason;
-    const { parts } = built;
+    const { parts, planId } = built;
     return {
       work: compileWork(known.job, parts),
       parts,
       coinbaseBytes: parts.prefix.length + EXTRANONCE_BYTES + parts.suffix.length,
+      planId,
+      coinbaseBytesMax,
       plainLine: null,
       cleanLine: null,
     };
@@ -236,4 +347,10 @@ export class JobBook {
     for (const known of gone) this.#duplicates.dropJob(known.job.jobId);
     for (const [id, call] of this.#calls) if (gone.has(call.known)) this.#calls.delete(id);
   }
+}
+
+function dropLines(compiled: Compiled | null): void {
+  if (compiled === null) return;
+  compiled.plainLine = null;
+  compiled.cleanLine = null;
 }

@@ -30,7 +30,7 @@ import type { ShareRecord } from '../../messages/share.ts';
 import type { Conduct } from './conduct.ts';
 import type { Dispatch } from './dispatch.ts';
 import { BAR_MS, type Bar, type HeldAnswers } from './held-answers.ts';
-import type { Compiled, JobBook, KnownJob } from './jobs.ts';
+import type { Compiled, JobBook, KnownJob, Pool } from './jobs.ts';
 import type { GatewayOptions, GatewayTools, RejectReason } from './options.ts';
 import type { Session, Terms } from './session.ts';
 import type { SessionTime } from './time.ts';
@@ -114,7 +114,7 @@ export class Judge {
       height: 0,
       acceptedAtMs: 0,
       isBlock: false,
-      pool: 'main',
+      pool: '',
       networkBits: 0,
       jobValueSats: 0n,
       planId: '',
@@ -144,19 +144,19 @@ export class Judge {
       this.#unknownJob(session, id, text);
       return;
     }
-    const compiled = session.payee === null ? null : this.#jobs.compile(call.known, session.payee);
+    const terms = session.termsOf(call.sequence);
+    const compiled = this.#jobs.compile(call, terms ?? session, session.finder);
     if (compiled === null) {
-      const error = session.payee === null ? 'unauthorized' : 'no-work';
-      this.#failed(session, id, error, session.payee === null ? 'unauthorized' : 'no-work', text);
+      const why = session.isPayable ? 'no-work' : 'unauthorized';
+      this.#failed(session, id, why, why, text);
       return;
     }
 
     const { known } = call;
-    const terms = session.termsOf(call.sequence);
     const { work } = compiled;
     const versionProblem = this.#hash(session, known, compiled, terms);
     const isBlock = meetsTarget(work.hash, known.networkTarget);
-    const bar = isBlock ? this.#found(session, known, compiled) : null;
+    const bar = isBlock ? this.#found(session, known, { compiled, terms }) : null;
 
     // From here on only the answer is decided.
     const worker = this.#workerOf(session, fields.username);
@@ -203,17 +203,18 @@ export class Judge {
   lastWords(session: Session, text: string): void {
     const { limits } = this.#options;
     const request = decodeRequest(text, limits);
-    if (request.kind !== 'request' || request.method !== 'mining.submit' || session.payee === null)
-      return;
+    if (request.kind !== 'request' || request.method !== 'mining.submit') return;
     const fields = this.#fields;
     if (decodeSubmit(request.params ?? NO_PARAMS, limits.jobIdCharsMax, fields) !== null) return;
     if (!session.takeSubmit(limits, this.#time.nowMs)) return;
     const call = this.#jobs.find(fields.jobId);
-    const compiled = call === null ? null : this.#jobs.compile(call.known, session.payee);
-    if (call === null || compiled === null) return;
-    this.#hash(session, call.known, compiled, session.termsOf(call.sequence));
+    if (call === null) return;
+    const terms = session.termsOf(call.sequence);
+    const compiled = this.#jobs.compile(call, terms ?? session, session.finder);
+    if (compiled === null) return;
+    this.#hash(session, call.known, compiled, terms);
     if (meetsTarget(compiled.work.hash, call.known.networkTarget)) {
-      this.#found(session, call.known, compiled);
+      this.#found(session, call.known, { compiled, terms });
     }
   }
 
@@ -263,7 +264,7 @@ export class Judge {
 
   /** Adds a worker to a session. The caller minds the maximum. */
   addWorker(session: Session, username: string, account: string, name: string): WorkerRecord {
-    const record = this.#workers.take(account, name, this.#time.wallMs);
+    const record = this.#workers.take(session.pool.id, account, name, this.#time.wallMs);
     if (session.agent !== '') record.agent = session.agent;
     record.sessions += 1;
     if (record.sessions === 1) this.#tools.metrics.workers += 1;
@@ -341,7 +342,11 @@ export class Judge {
    * A header that meets its job's network target: to the lane at once, whatever is said to the miner later. Null when the lane
    * does not get it, or has it safe already.
    */
-  #found(session: Session, known: KnownJob, compiled: Compiled): Bar | null {
+  #found(
+    session: Session,
+    known: KnownJob,
+    { compiled, terms }: { compiled: Compiled; terms: Terms | null },
+  ): Bar | null {
     const { metrics, lane, log } = this.#tools;
     if (known.networkDifficulty < TOY_DIFFICULTY && !this.#takeToyBlock(known)) {
       metrics.toyBlocksHeldBack += 1;
@@ -350,6 +355,7 @@ export class Judge {
     const { work } = compiled;
     const worker = this.#workerOf(session, this.#fields.username);
     const { job } = known;
+    const { pool } = terms ?? session;
     const bar: Bar = { ticket: 0, untilMs: this.#time.nowMs + BAR_MS, isLifted: false };
     const candidate: BlockCandidate = {
       jobId: job.jobId,
@@ -357,13 +363,13 @@ export class Judge {
       header: headerOf(work),
       coinbase: coinbaseOf(work),
       height: job.height,
-      account: worker?.account ?? session.payee?.account ?? '',
+      account: worker?.account ?? session.finder?.account ?? addressOf(pool),
       worker: worker?.name ?? '',
       foundAtMs: this.#time.wallMs,
       networkDifficulty: known.networkDifficulty,
       rewardSats: job.coinbaseValueSats,
-      pool: 'main',
-      planId: '',
+      pool: pool.id,
+      planId: compiled.planId,
     };
     lane.submit(candidate, () => {
       bar.isLifted = true;
@@ -437,6 +443,9 @@ export class Judge {
     record.isBlock = isBlock;
     record.networkBits = known.job.bits;
     record.jobValueSats = known.job.coinbaseValueSats;
+    record.pool = terms.pool.id;
+    record.planId = compiled.planId;
+    record.coinbaseBytes = compiled.coinbaseBytesMax;
     const ticket = journal.append(encodeShare(record));
     if (ticket < 0) {
       this.#brake(session);
@@ -531,6 +540,11 @@ export class Judge {
     }
     this.#conduct.fail(session, id, error);
   }
+}
+
+/** Who a pool with one address pays; nobody else is known for a submission without an account. */
+function addressOf({ rules }: Pool): string {
+  return rules.mode === 'pool' ? rules.address : '';
 }
 
 function isAbsurd(ntime: number, job: Job): boolean {

@@ -4,6 +4,7 @@
 
 import type { Network } from '../../core/bitcoin/network.ts';
 import type { SessionLimits } from '../../core/stratum/limits.ts';
+import type { CoinbasePool } from '../../core/work/payout.ts';
 import type { HashWork } from '../../core/work/share.ts';
 import type { VardiffPolicy } from '../../core/work/vardiff.ts';
 import type { BlockCandidate } from '../../messages/block.ts';
@@ -20,6 +21,8 @@ export type PortOptions = {
   tls: 'auto' | 'off' | 'only';
   /** false: every session keeps its starting difficulty. Default true. */
   vardiff?: boolean;
+  /** The pool that its shares are counted by. Default `main`. */
+  pool?: string;
 };
 
 /** A miner's connection, as the door (sockets) or a test (arrays) provides it. */
@@ -38,14 +41,10 @@ export type Connection = {
   destroy(reason: string): void;
 };
 
-/** Who the coinbase pays. Scripts are output scripts (`decodeAddress(...).script`). */
-export type PayoutOptions =
-  | { mode: 'pool'; script: Uint8Array; address: string }
-  | { mode: 'solo'; fee: { ppm: number; script: Uint8Array } | null };
-
 export type GatewayOptions = {
   network: Network;
-  payout: PayoutOptions;
+  /** Every pool that a port names, and who its coinbases pay. */
+  pools: readonly CoinbasePool[];
   /** Text in every coinbase. */
   coinbaseTag: string;
   /** Name of this gateway in share records. */

@@ -4,15 +4,19 @@
  */
 
 import type { SessionLimits } from '../../core/stratum/limits.ts';
-import { DEFAULT_PROFILE, type FirmwareProfile } from '../../core/stratum/profiles.ts';
+import {
+  coinbaseClassOf,
+  DEFAULT_PROFILE,
+  type FirmwareProfile,
+} from '../../core/stratum/profiles.ts';
 import type { PreparedTarget } from '../../core/work/share.ts';
 import { startVardiff, type Vardiff } from '../../core/work/vardiff.ts';
-import type { Payee } from './jobs.ts';
+import type { Finder, Pool, Shape } from './jobs.ts';
 import type { Connection } from './options.ts';
 import type { WorkerRecord } from './workers.ts';
 
-/** What holds for the jobs of a session from a job on: what a share is worth and which extranonce1 is in it. */
-export type Terms = {
+/** What holds for the jobs of a session from a job on: what a share is worth, which extranonce1 and coinbase are in it. */
+export type Terms = Shape & {
   fromSequence: number;
   difficulty: number;
   target: PreparedTarget;
@@ -52,8 +56,12 @@ export class Session {
   versionMask = 0;
   extranonceSubscribed = false;
   workers: SessionWorker[] = [];
-  /** Whom the coinbase of this session pays; null in solo mode until authorized. */
-  payee: Payee | null;
+  /** Whose rules its shares are counted by. */
+  readonly pool: Pool;
+  /** How large a coinbase with a choice of outputs may be for this device. */
+  coinbaseClass = coinbaseClassOf(DEFAULT_PROFILE);
+  /** Who is paid where blocks pay their finder; null until authorized, and where none do. */
+  finder: Finder | null = null;
 
   vardiff: Vardiff;
   hintRank = HINT_RANK.port;
@@ -98,11 +106,11 @@ export class Session {
 
   constructor(
     connection: Connection,
-    options: { limits: SessionLimits; difficulty: number; payee: Payee | null; nowMs: number },
+    options: { limits: SessionLimits; difficulty: number; pool: Pool; nowMs: number },
   ) {
     const { limits, nowMs } = options;
     this.connection = connection;
-    this.payee = options.payee;
+    this.pool = options.pool;
     this.lineBytesMax = limits.lineBytesBeforeAuthorize;
     this.vardiff = startVardiff(options.difficulty, nowMs);
     this.openedAtMs = nowMs;
@@ -116,6 +124,11 @@ export class Session {
 
   get subscribed(): boolean {
     return this.sessionId !== '';
+  }
+
+  /** Whom its coinbases pay is known. */
+  get isPayable(): boolean {
+    return this.finder !== null || this.pool.rules.mode === 'pool';
   }
 
   /** Answers that wait for the journal. */

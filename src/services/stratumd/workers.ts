@@ -1,5 +1,5 @@
 /**
- * Workers as the gateway remembers them, across sessions: what they earned, what was refused and why, the difficulty they had.
+ * Workers of each pool as the gateway remembers them, across sessions: what they earned, what was refused and why, the difficulty they had.
  * Bounded: least recently used workers and the oldest rejections go first. Everything here is for people and for the next
  * session's start; money is counted from the journal.
  */
@@ -38,6 +38,7 @@ export type RejectionView = Omit<Rejection, 'header' | 'headerHash'> & {
 };
 
 export class WorkerRecord {
+  readonly pool: string;
   readonly account: string;
   readonly name: string;
   readonly meter: HashrateMeter;
@@ -55,7 +56,8 @@ export class WorkerRecord {
   rejected: Map<RejectReason, number> | null = null;
   rejections: Rejection[] | null = null;
 
-  constructor(account: string, name: string, nowMs: number) {
+  constructor(pool: string, account: string, name: string, nowMs: number) {
+    this.pool = pool;
     this.account = account;
     this.name = name;
     this.meter = new HashrateMeter(nowMs);
@@ -63,6 +65,7 @@ export class WorkerRecord {
 }
 
 export type WorkerView = {
+  pool: string;
   account: string;
   worker: string;
   agent: string;
@@ -79,7 +82,7 @@ export type WorkerView = {
 
 export class WorkerBook {
   readonly #limits: SessionLimits;
-  /** By `account.name`, least recently taken first. */
+  /** By pool and `account.name`, least recently taken first. */
   readonly #workers = new Map<string, WorkerRecord>();
   /** Whose rejection is the oldest, for all that are kept. */
   #owners: WorkerRecord[] = [];
@@ -94,11 +97,11 @@ export class WorkerBook {
   }
 
   /** The record of a worker, made when it is new. A full book lets go of workers without a session first. */
-  take(account: string, name: string, nowMs: number): WorkerRecord {
-    const key = `${account}.${name}`;
+  take(pool: string, account: string, name: string, nowMs: number): WorkerRecord {
+    const key = `${pool} ${account}.${name}`;
     let worker = this.#workers.get(key);
     if (worker === undefined) {
-      worker = new WorkerRecord(account, name, nowMs);
+      worker = new WorkerRecord(pool, account, name, nowMs);
       if (this.#workers.size >= this.#limits.workersMax) this.#letGo();
     } else {
       this.#workers.delete(key);
@@ -107,9 +110,9 @@ export class WorkerBook {
     return worker;
   }
 
-  /** Null when unknown. `key` is `account.worker`. */
-  find(key: string): WorkerRecord | null {
-    return this.#workers.get(key) ?? null;
+  /** Null when unknown. `name` is `account.worker`. */
+  find(pool: string, name: string): WorkerRecord | null {
+    return this.#workers.get(`${pool} ${name}`) ?? null;
   }
 
   /** Keeps a rejection: the last few of each worker, the last 20,000 of all. */
@@ -157,6 +160,7 @@ export class WorkerBook {
 /** A worker as the status page shows it. */
 export function viewWorker(worker: WorkerRecord, nowMs: number): WorkerView {
   return {
+    pool: worker.pool,
     account: worker.account,
     worker: worker.name,
     agent: worker.agent,
