@@ -224,11 +224,11 @@ export class PpsFacts {
   /** Addresses whose debt changed since they were last asked for. */
   readonly touched = new Set<string>();
 
-  constructor(tape: Tape, shares: ShareFacts, pool: number, valueOf: (job: OracleJob) => bigint) {
+  constructor(tape: Tape, shares: ShareFacts, pool: number, jobValue: (job: OracleJob) => bigint) {
     this.#tape = tape;
     this.#shares = shares;
     this.#pool = pool;
-    this.#valueOf = valueOf;
+    this.#valueOf = jobValue;
   }
 
   /** Counts all shares up to `seq`, at the rates given. */
