@@ -10,10 +10,6 @@ ALTER TABLE shares ADD COLUMN bits bigint NOT NULL DEFAULT 0;
 -- What the coinbase of its job pays in all.
 ALTER TABLE shares ADD COLUMN job_value_sats bigint NOT NULL DEFAULT 0 CHECK (job_value_sats >= 0);
 
-ALTER TABLE blocks ADD COLUMN pool text NOT NULL DEFAULT 'main';
--- The coinbase plan it pays by; empty where there is none.
-ALTER TABLE blocks ADD COLUMN plan_id text NOT NULL DEFAULT '';
-
 -- Where the log begins: what was numbered before is gone with its spans and counts for nobody.
 ALTER TABLE share_sequence ADD COLUMN first_seq bigint NOT NULL DEFAULT 1;
 -- Bounds on when the shares that no span holds yet were accepted, so that a look at them needs few partitions. Kept by the writer
