@@ -4,8 +4,48 @@
  * Refused: a change without a reason, money moved without a yes, anything about an address of another network.
  */
 
-import { type Form, readRequest, usageLines } from './arguments.ts';
+import { encodeHex, encodeHexReversed } from '../../core/bitcoin/bytes.ts';
+import { formatSats } from '../../core/ledger/amount.ts';
+import { reserveNeededSats, ruinPpm } from '../../core/ledger/ruin.ts';
+import type { Db } from '../../ports.ts';
+import { findAccounts, readSettings } from '../../store/accounts.ts';
+import { listBlocks } from '../../store/blocks.ts';
+import {
+  auditLedger,
+  type Balance,
+  LEDGER_KINDS,
+  type LedgerKind,
+  listBalances,
+  listNotes,
+  readBalance,
+  readStatement,
+  sumBalances,
+} from '../../store/ledger.ts';
+import { listRounds, readRound, type StoredRound } from '../../store/rounds.ts';
+import { listSchemes } from '../../store/schemes.ts';
+import { type Form, printable, type Request } from './arguments.ts';
+import { creditByHand, describeSettings, fundPool, reverseRound, setAccount } from './bookings.ts';
+import { conduct, misuse, readAccount, readFormat, readLimit, refuse } from './conduct.ts';
 import { type Desk, EXIT, type ExitCode } from './desk.ts';
+import {
+  exportProof,
+  exportRound,
+  findRound,
+  judgeRound,
+  printRound,
+  printRounds,
+} from './round-views.ts';
+import {
+  type Column,
+  EXPORT_ROWS,
+  formatPpm,
+  formatTime,
+  PAGE,
+  pages,
+  printTable,
+  TEXT_ROWS,
+  type Value,
+} from './table.ts';
 
 const EXPORT = { csv: null, json: null } as const;
 
@@ -37,8 +77,14 @@ const FORMS: readonly Form[] = [
   {
     name: 'audit',
     words: [],
-    options: {},
-    what: 'Checks the whole hash chain, every sum and every balance.',
+    options: { rounds: null },
+    what: 'Checks the whole hash chain, every sum and every balance; with --rounds also recomputes every round.',
+  },
+  {
+    name: 'notes',
+    words: [],
+    options: { limit: 'COUNT', ...EXPORT },
+    what: 'The audit trail: who changed what by hand, and why, newest first.',
   },
   {
     name: 'credit',
@@ -70,10 +116,10 @@ const FORMS: readonly Form[] = [
   },
   {
     name: 'reverse',
-    words: ['HASH'],
+    words: ['HASH|HEIGHT'],
     options: { reason: 'TEXT', yes: null },
     needs: ['reason'],
-    what: 'Takes back what a block has credited, by counter-entries, after its maturity.',
+    what: 'Confirms that a block whose reward was spendable is gone for good, and books its reward as a loss.',
   },
   {
     name: 'schemes',
@@ -98,21 +144,265 @@ const FORMS: readonly Form[] = [
 ];
 
 /** Runs `headframe ledger` with the words behind it. Never throws for what is expected. */
-export async function runLedgerCommand(desk: Desk, argv: readonly string[]): Promise<ExitCode> {
-  const answer = readRequest(FORMS, argv);
-  if (answer.kind !== 'request') return explain(desk, answer);
-  return EXIT.finding;
+export function runLedgerCommand(desk: Desk, argv: readonly string[]): Promise<ExitCode> {
+  return conduct(desk, { name: 'ledger', forms: FORMS }, argv, async (db, request) => {
+    switch (request.name) {
+      case 'balances':
+        return printBalances(desk, db, request);
+      case 'statement':
+        return printStatement(desk, db, request);
+      case 'rounds':
+        return printRounds(desk, db, request);
+      case 'audit':
+        return audit(desk, db, request);
+      case 'notes':
+        return printNotes(desk, db, request);
+      case 'credit':
+        return creditByHand(desk, db, request);
+      case 'fund':
+        return fundPool(desk, db, request);
+      case 'set':
+        return setAccount(desk, db, request);
+      case 'schemes':
+        return printSchemes(desk, db);
+    }
+    const round = await findRound(desk, db, request.words[0]!);
+    if (!round.ok) return round.exitCode;
+    switch (request.name) {
+      case 'round':
+        return printRound(desk, db, request, round.value);
+      case 'reverse':
+        return reverseRound(desk, db, request, round.value);
+      case 'export-round':
+        return exportRound(desk, db, request, round.value);
+      case 'proof':
+        return exportProof(desk, db, request, round.value);
+    }
+    throw new Error(`no code for ledger ${request.name}`);
+  });
 }
 
-function explain(
-  desk: Desk,
-  answer: Exclude<ReturnType<typeof readRequest>, { kind: 'request' }>,
-): ExitCode {
-  const lines = usageLines('ledger', FORMS);
-  if (answer.kind === 'help') {
-    for (const line of lines) desk.print(line);
-    return EXIT.done;
+// ── Balances and statements ──────────────────────────────────────────────────────────────────────────────────────────
+
+const BALANCE_COLUMNS: readonly Column[] = [
+  { name: 'kind', kind: 'text' },
+  { name: 'pool', kind: 'text' },
+  { name: 'address', kind: 'text' },
+  { name: 'balance', kind: 'sats' },
+];
+
+async function printBalances(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
+  const format = readFormat(desk, request);
+  if (!format.ok) return format.exitCode;
+  const kind = request.options.get('kind');
+  if (kind !== undefined && !isKind(kind)) {
+    return misuse(desk, `--kind is one of ${LEDGER_KINDS.join(', ')}`);
   }
-  for (const line of [...answer.errors, 'Usage:', ...lines]) desk.complain(line);
-  return EXIT.usage;
+  const pool = request.options.get('pool');
+  const rows = pages<Balance, Value[]>(
+    (last) =>
+      listBalances(db, {
+        limit: PAGE,
+        ...(kind === undefined ? {} : { kind }),
+        ...(pool === undefined ? {} : { pool }),
+        ...(last === null ? {} : { after: last.ledgerAccountId }),
+      }),
+    EXPORT_ROWS,
+    (row) => [row.kind, row.pool, row.address, row.balanceSats],
+  );
+  await printTable(desk, format.value, BALANCE_COLUMNS, rows, 'No account holds anything.');
+  if (format.value !== 'text') return EXIT.done;
+  desk.print('');
+  const sums = await sumBalances(db);
+  const kinds = LEDGER_KINDS.filter((one) => sums[one] !== 0n);
+  for (const one of kinds) desk.print(`${one.padEnd(20)} ${formatSats(sums[one]).padStart(24)}`);
+  const total = kinds.reduce((sum, one) => sum + sums[one], 0n);
+  desk.print(`${'all together'.padEnd(20)} ${formatSats(total).padStart(24)}`);
+  return EXIT.done;
+}
+
+function isKind(text: string): text is LedgerKind {
+  return (LEDGER_KINDS as readonly string[]).includes(text);
+}
+
+const STATEMENT_COLUMNS: readonly Column[] = [
+  { name: 'at', kind: 'time' },
+  { name: 'posting', kind: 'count' },
+  { name: 'kind', kind: 'text' },
+  { name: 'account', kind: 'text' },
+  { name: 'pool', kind: 'text' },
+  { name: 'amount', kind: 'sats' },
+  { name: 'balance', kind: 'sats' },
+  { name: 'block', kind: 'text' },
+  { name: 'batch', kind: 'count' },
+  { name: 'reason', kind: 'text' },
+];
+
+/** Read at one moment, so that the balance of each line is what it was after it. */
+async function printStatement(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
+  const format = readFormat(desk, request);
+  if (!format.ok) return format.exitCode;
+  const limit = readLimit(desk, request, format.value === 'text' ? TEXT_ROWS : EXPORT_ROWS);
+  if (!limit.ok) return limit.exitCode;
+  const address = readAccount(desk, request.words[0]!);
+  if (!address.ok) return address.exitCode;
+  const accountId = (await findAccounts(db, [address.value])).get(address.value);
+  if (accountId === undefined) return refuse(desk, `No account has the address ${address.value}.`);
+  await db.transaction(async (tx) => {
+    await tx.query('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    if (format.value === 'text') {
+      const settings = (await readSettings(tx, [accountId])).get(accountId)!;
+      desk.print(`${address.value}: ${describeSettings(settings)}.`);
+      desk.print('');
+    }
+    await printTable(
+      desk,
+      format.value,
+      STATEMENT_COLUMNS,
+      statementRows(tx, accountId, limit.value),
+      'The ledger has nothing of this account.',
+    );
+  });
+  return EXIT.done;
+}
+
+async function* statementRows(
+  db: Pick<Db, 'query'>,
+  accountId: bigint,
+  limit: number,
+): AsyncGenerator<Value[], void, undefined> {
+  /** Per kind and pool: what there was after the entry that comes next, going back. */
+  const after = new Map<string, bigint>();
+  let left = limit;
+  let beforeSeq: bigint | undefined;
+  while (left > 0) {
+    const lines = await readStatement(db, accountId, {
+      limit: Math.min(left, PAGE),
+      ...(beforeSeq === undefined ? {} : { beforeSeq }),
+    });
+    for (const line of lines) {
+      for (const { kind, pool, sats } of line.entries) {
+        const name = `${kind} ${pool}`;
+        const balance =
+          after.get(name) ??
+          (await readBalance(db, { kind, accountId, ...(pool === '' ? {} : { pool }) }));
+        after.set(name, balance - sats);
+        yield [
+          line.atMs,
+          line.txSeq,
+          line.kind,
+          kind,
+          pool,
+          sats,
+          balance,
+          line.blockHash === null ? null : encodeHexReversed(line.blockHash),
+          line.batchId,
+          line.reason,
+        ];
+      }
+    }
+    if (lines.length === 0) return;
+    left -= lines.length;
+    beforeSeq = lines.at(-1)!.txSeq;
+  }
+}
+
+// ── Audit ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async function audit(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
+  const findings: string[] = [];
+  const ledger = await auditLedger(db);
+  if (ledger.ok) {
+    desk.print(
+      `${ledger.postings} postings with ${ledger.entries} entries: every hash, sum and balance is right.`,
+    );
+    desk.print(`Head of the chain: ${encodeHex(ledger.headHash)}`);
+  } else findings.push(...ledger.findings);
+  if (request.options.has('rounds')) {
+    let count = 0;
+    const rounds = pages<StoredRound, StoredRound>(
+      (last) =>
+        listRounds(db, { limit: PAGE, ...(last === null ? {} : { beforeId: last.roundId }) }),
+      EXPORT_ROWS,
+      (round) => round,
+    );
+    for await (const { roundId } of rounds) {
+      const round = await readRound(db, roundId);
+      if (round === null) continue;
+      count += 1;
+      const hash = encodeHexReversed(round.blockHash);
+      findings.push(...judgeRound(desk, round).map((finding) => `round of ${hash}: ${finding}`));
+    }
+    desk.print(`${count} rounds were recomputed from what they say of their work.`);
+  }
+  for (const finding of findings) desk.print(`WRONG  ${finding}`);
+  desk.print(
+    findings.length === 0
+      ? 'Everything agrees.'
+      : `${findings.length === 1 ? 'One thing does' : `${findings.length} things do`} not agree.`,
+  );
+  return findings.length === 0 ? EXIT.done : EXIT.finding;
+}
+
+const NOTE_COLUMNS: readonly Column[] = [
+  { name: 'at', kind: 'time' },
+  { name: 'actor', kind: 'text' },
+  { name: 'action', kind: 'text' },
+  { name: 'detail', kind: 'text' },
+];
+
+async function printNotes(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
+  const format = readFormat(desk, request);
+  if (!format.ok) return format.exitCode;
+  const limit = readLimit(desk, request, format.value === 'text' ? TEXT_ROWS : EXPORT_ROWS);
+  if (!limit.ok) return limit.exitCode;
+  const rows = pages<Awaited<ReturnType<typeof listNotes>>[number], Value[]>(
+    (last, count) =>
+      listNotes(db, { limit: count, ...(last === null ? {} : { beforeId: last.noteId }) }),
+    limit.value,
+    (note) => [note.atMs, note.actor, note.action, JSON.stringify(note.detail)],
+  );
+  await printTable(desk, format.value, NOTE_COLUMNS, rows, 'Nothing was changed by hand.');
+  return EXIT.done;
+}
+
+// ── Schemes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async function printSchemes(desk: Desk, db: Db): Promise<ExitCode> {
+  const [newest] = await listBlocks(db, { limit: 1 });
+  for (const pool of desk.pools) {
+    const { window } = pool;
+    desk.print(
+      `Pool ${pool.id}: scheme ${pool.scheme}, fee ${formatPpm(pool.feePpm)}${pool.developerFeePpm > 0 ? `, developer fee ${formatPpm(pool.developerFeePpm)}` : ''}`,
+    );
+    if (pool.scheme === 'pplns' || pool.scheme === 'direct') {
+      desk.print(
+        window.kind === 'days'
+          ? `  window: ${window.days} days before the find`
+          : `  window: ${formatPpm(Number(window.factorPpm))} of the network's difficulty at the find`,
+      );
+    }
+    if (pool.scheme === 'pps' || pool.scheme === 'fpps') {
+      const reserveSats = await readBalance(db, { kind: 'reserve', pool: pool.id });
+      const blockRewardSats = newest?.rewardSats ?? null;
+      desk.print(`  reserve: ${formatSats(reserveSats)}`);
+      if (blockRewardSats !== null) {
+        const ruin = ruinPpm({ reserveSats, blockRewardSats, feePpm: pool.feePpm });
+        const neededSats = reserveNeededSats({
+          ruinPpmMax: pool.ruinPpmMax,
+          blockRewardSats,
+          feePpm: pool.feePpm,
+        });
+        desk.print(
+          `  chance of ruin: at most ${formatPpm(ruin)} with blocks of ${formatSats(blockRewardSats)}; ${formatPpm(pool.ruinPpmMax)} is accepted, which takes a reserve of ${neededSats === null ? 'more than there is' : formatSats(neededSats)}; beyond it: ${pool.onRuin}`,
+        );
+      }
+    }
+    for (const change of await listSchemes(db, pool.id)) {
+      desk.print(
+        `  from share ${change.fromSeq} (${formatTime(change.atMs)}): ${change.scheme}${change.reason === '' ? '' : `, ${printable(change.reason)}`}`,
+      );
+    }
+  }
+  return EXIT.done;
 }

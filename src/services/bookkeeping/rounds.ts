@@ -131,7 +131,7 @@ export async function* encodeShares(
 }
 
 /** The shares of a file; `counted` says how many there were. Throws DamagedFileError. */
-function* readShares(
+export function* readShares(
   path: string,
   statement: RoundStatement,
   counted: { shares: number },
@@ -200,8 +200,10 @@ function verifyProofFile(
   desk.print(
     `Credit of ${formatSats(BigInt(proof.credit.creditSats))} to ${proof.credit.address}: ${proof.steps.length} steps lead to root ${root.hash} over ${formatSats(BigInt(root.sumSats))}.`,
   );
-  if (statement === null)
-    return desk.print('Compare this root with the one that the pool publishes.');
+  if (statement === null) {
+    desk.print('Compare this root with the one that the pool publishes.');
+    return;
+  }
   if (block !== statement.block.hash) findings.push(`${path} is about another block`);
   if (root.hash !== statement.root.hash || root.sumSats !== statement.root.sumSats) {
     findings.push(`${path} leads to another root than that of the statement`);

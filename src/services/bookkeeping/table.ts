@@ -23,6 +23,12 @@ export type Value = string | bigint | number | null;
 
 export type Format = 'text' | 'csv' | 'json';
 
+/** Rows per query. */
+export const PAGE = 1_000;
+/** Rows for people, who can not read more; exports are whole. */
+export const TEXT_ROWS = 50;
+export const EXPORT_ROWS = Number.MAX_SAFE_INTEGER;
+
 /** Prints a table whose rows may be made while they are printed. `note` stands instead of the rows when there are none. */
 export async function printTable(
   desk: Pick<Desk, 'print'>,
@@ -140,4 +146,20 @@ function csvCell(text: string): string {
 /** Names that miners chose must not move the cursor. */
 function printableText(text: string): string {
   return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '?');
+}
+
+/** Rows of a store's pages, one after the other. `readPage` gets the last row so far and how many are wanted. */
+export async function* pages<Row, Out>(
+  readPage: (last: Row | null, count: number) => Promise<Row[]>,
+  limit: number,
+  make: (row: Row) => Out,
+): AsyncGenerator<Out, void, undefined> {
+  let last: Row | null = null;
+  for (let left = limit; left > 0; ) {
+    const rows: Row[] = await readPage(last, Math.min(left, PAGE));
+    for (const row of rows.slice(0, left)) yield make(row);
+    if (rows.length < Math.min(left, PAGE)) return;
+    left -= rows.length;
+    last = rows.at(-1)!;
+  }
 }
