@@ -6,9 +6,11 @@ import type { BlockCandidate, BlockOutcome, BlockState } from '../messages/block
 import type { Db } from '../ports.ts';
 import { storableText } from './text.ts';
 
-const ADDRESS_MAX = 128;
+const ADDRESS_MAX = 512;
 const WORKER_NAME_MAX = 128;
 const DETAIL_MAX = 1_000;
+const POOL_MAX = 16;
+const PLAN_ID_MAX = 16;
 
 export type StoredBlock = {
   hash: Uint8Array;
@@ -23,6 +25,10 @@ export type StoredBlock = {
   foundAtMs: number | null;
   networkDifficulty: number | null;
   rewardSats: bigint | null;
+  /** `main` while only an outcome is known. */
+  pool: string;
+  /** Scheme direct: the plan its coinbase was made from; empty when none. */
+  planId: string;
 };
 
 export type BlockEvent = {
@@ -44,14 +50,15 @@ export async function recordCandidate(db: Db, candidate: BlockCandidate): Promis
     );
     await tx.query(
       `INSERT INTO blocks (hash, height, state, state_at, account_id, worker, job_id, header, coinbase,
-                           found_at, network_difficulty, reward_sats)
+                           found_at, network_difficulty, reward_sats, pool, plan_id)
        SELECT $1, $2, 'found', to_timestamp($3::bigint / 1000.0), account_id, $4, $5, $6, $7,
-              to_timestamp($3::bigint / 1000.0), $8, $9
+              to_timestamp($3::bigint / 1000.0), $8, $9, $11, $12
        FROM accounts WHERE address = $10
        ON CONFLICT (hash) DO UPDATE SET
          account_id = excluded.account_id, worker = excluded.worker, job_id = excluded.job_id,
          header = excluded.header, coinbase = excluded.coinbase, found_at = excluded.found_at,
-         network_difficulty = excluded.network_difficulty, reward_sats = excluded.reward_sats
+         network_difficulty = excluded.network_difficulty, reward_sats = excluded.reward_sats,
+         pool = excluded.pool, plan_id = excluded.plan_id
        WHERE blocks.header IS NULL`,
       [
         candidate.headerHash,
@@ -64,6 +71,8 @@ export async function recordCandidate(db: Db, candidate: BlockCandidate): Promis
         candidate.networkDifficulty,
         candidate.rewardSats,
         address,
+        storableText(candidate.pool, POOL_MAX),
+        storableText(candidate.planId, PLAN_ID_MAX),
       ],
     );
   });
@@ -126,6 +135,8 @@ type BlockRow = {
   found_at: Date | null;
   network_difficulty: number | null;
   reward_sats: bigint | null;
+  pool: string;
+  plan_id: string;
 };
 
 /** The newest blocks first. `limit` is at most 1,000. */
@@ -135,7 +146,7 @@ export async function listBlocks(
 ): Promise<StoredBlock[]> {
   const rows = await db.query<BlockRow>(
     `SELECT hash, height, state, state_at, confirmations, address, worker, job_id, found_at,
-            network_difficulty, reward_sats
+            network_difficulty, reward_sats, pool, plan_id
      FROM blocks LEFT JOIN accounts USING (account_id)
      WHERE height < $2
      ORDER BY height DESC, state_at DESC LIMIT $1`,
@@ -153,6 +164,8 @@ export async function listBlocks(
     foundAtMs: row.found_at?.getTime() ?? null,
     networkDifficulty: row.network_difficulty,
     rewardSats: row.reward_sats,
+    pool: row.pool,
+    planId: row.plan_id,
   }));
 }
 

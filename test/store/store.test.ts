@@ -247,6 +247,8 @@ for (const kind of SERVER_KINDS) {
           foundAtMs: NOON_MS,
           networkDifficulty: 1e12,
           rewardSats: 312_500_000n,
+          pool: 'main',
+          planId: '',
         },
       );
       const events = await listBlockEvents(db, hashOf(1));
