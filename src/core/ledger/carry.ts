@@ -6,6 +6,7 @@
 
 import { encodeHex } from '../bitcoin/bytes.ts';
 import type { CoinbaseOutput } from '../bitcoin/coinbase.ts';
+import { splitByWork } from './split.ts';
 
 /** An account may be there several times, as a miner and as the recipient of fees. */
 export type DirectEarning = { accountId: bigint; script: Uint8Array; earnedSats: bigint };
@@ -62,4 +63,29 @@ export function directCarry(
     ok: true,
     rows: [...rows.values()].sort((a, b) => (a.accountId < b.accountId ? -1 : 1)),
   };
+}
+
+/**
+ * Debts of accounts that have left: coinbases paid them more than they earned, and nothing will be kept back from them. Those
+ * who are still owed bear it, in proportion to what they are owed; else all of them would wait for it for ever, and for more with
+ * everybody who leaves. `balances` are all carries of a pool, which add up to zero → what to add to each, which does, too; no
+ * balance changes its sign. Throws RangeError when the balances do not add up to zero.
+ */
+export function writeOffDebts(
+  balances: readonly { accountId: bigint; carrySats: bigint; hasLeft: boolean }[],
+): { accountId: bigint; sats: bigint }[] {
+  const sumSats = balances.reduce((sum, { carrySats }) => sum + carrySats, 0n);
+  if (sumSats !== 0n) throw new RangeError(`carries add up to ${sumSats} sat`);
+  const debts = balances
+    .filter(({ carrySats, hasLeft }) => hasLeft && carrySats < 0n)
+    .map(({ accountId, carrySats }) => ({ accountId, sats: -carrySats }));
+  const debtSats = debts.reduce((sum, { sats }) => sum + sats, 0n);
+  const owed = balances.filter(({ carrySats }) => carrySats > 0n);
+  const borne = splitByWork(
+    debtSats,
+    owed.map(({ accountId, carrySats }) => ({ id: accountId, work: carrySats })),
+  );
+  return [...debts, ...[...borne].map(([accountId, sats]) => ({ accountId, sats: -sats }))]
+    .filter(({ sats }) => sats !== 0n)
+    .sort((a, b) => (a.accountId < b.accountId ? -1 : 1));
 }

@@ -4,9 +4,10 @@
  *
  *   due = floor(value · weight / totalWeight) + carry
  *
- * Who has nothing due is left out. The most due are paid first, while outputs and bytes last and the value does; what then is
- * left goes to those who are paid, in proportion to weight. The difference between what an account earned in the round and what
- * the coinbase paid it is its carry (carry.ts), so who did not fit is due more in the next block and comes first one day.
+ * Who has nothing due is left out. The most due are taken while outputs and bytes last. They get what they are due, and what is
+ * then left of the value in proportion to weight; or, where more is due than there is, the same part each of what they are due.
+ * The difference between what an account earned in the round and what the coinbase paid it is its carry (carry.ts), so who did
+ * not fit is due more in the next block and is among the most due one day.
  *
  * An output is never dust and the outputs add up to the value exactly. Refused as bugs: rates without anybody to pay them to.
  */
@@ -104,26 +105,38 @@ export function planOutputs(
     .map((entry, at) => ({ entry, at, dueSats: dueOf(entry, plan.totalWeight, valueSats) }))
     .filter(({ dueSats }) => dueSats > 0n)
     .sort((a, b) => byDue(a, b) || a.at - b.at);
-  const taken: { id: bigint; entry: PlanEntry; paidSats: bigint }[] = [];
-  let leftSats = valueSats;
+  const taken: typeof ranked = [];
   let leftBytes = budget.bytesMax;
-  for (const { entry, dueSats } of ranked) {
-    if (taken.length >= budget.outputsMax || leftSats <= 0n) break;
-    const bytes = OUTPUT_HEADER_BYTES + entry.script.length;
-    const paidSats = dueSats < leftSats ? dueSats : leftSats;
-    if (bytes > leftBytes || paidSats < dustSats(entry.script)) continue;
-    taken.push({ id: BigInt(taken.length), entry, paidSats });
-    leftSats -= paidSats;
+  let sumSats = 0n;
+  for (const one of ranked) {
+    const bytes = OUTPUT_HEADER_BYTES + one.entry.script.length;
+    if (taken.length >= budget.outputsMax) break;
+    if (bytes > leftBytes || one.dueSats < dustSats(one.entry.script)) continue;
+    taken.push(one);
     leftBytes -= bytes;
+    sumSats += one.dueSats;
   }
-  const weightless = taken.every(({ entry }) => entry.weight === 0n);
-  const extra = splitByWork(
-    leftSats,
-    taken.map(({ id, entry, paidSats }) => ({ id, work: weightless ? paidSats : entry.weight })),
+  // More is due than there is: everybody taken gets the same part of it, and whose part would be dust waits, the least due first.
+  while (sumSats > valueSats) {
+    const dusty = taken.findLastIndex(
+      ({ entry, dueSats }) => dueSats * valueSats < dustSats(entry.script) * sumSats,
+    );
+    if (dusty < 0) break;
+    sumSats -= taken[dusty]!.dueSats;
+    taken.splice(dusty, 1);
+  }
+  const isShort = sumSats > valueSats;
+  const byWeight = !isShort && taken.some(({ entry }) => entry.weight > 0n);
+  const parts = splitByWork(
+    isShort ? valueSats : valueSats - sumSats,
+    taken.map(({ at, entry, dueSats }) => ({
+      id: BigInt(at),
+      work: byWeight ? entry.weight : dueSats,
+    })),
   );
-  return taken.map(({ id, entry, paidSats }) => ({
+  return taken.map(({ entry, at, dueSats }) => ({
     script: entry.script,
-    valueSats: paidSats + extra.get(id)!,
+    valueSats: parts.get(BigInt(at))! + (isShort ? 0n : dueSats),
   }));
 }
 
