@@ -305,7 +305,13 @@ export async function listQuarantine(
 /** What would be paid now, and who would be left out and why. Changes nothing. */
 export async function planPayouts(
   db: Tx,
-  options: { policy: PayoutPolicy; network: Network; nowMs: number },
+  options: {
+    policy: PayoutPolicy;
+    network: Network;
+    nowMs: number;
+    /** What a transaction would pay now; without it the cap of fees is not looked at. */
+    feeSatsPerKvb?: bigint;
+  },
 ): Promise<PayoutPlan> {
   const accounts = await dueAccounts(db);
   const [day] = await db.query<{ sats: bigint }>(
@@ -317,6 +323,7 @@ export async function planPayouts(
     network: options.network,
     feePolicy: options.policy.feePolicy,
     paidInDaySats: day?.sats ?? 0n,
+    feeSatsPerKvb: options.feeSatsPerKvb ?? null,
   });
 }
 
@@ -361,7 +368,13 @@ async function dueAccounts(db: Tx): Promise<DueAccount[]> {
  */
 export async function makeBatches(
   db: Db,
-  options: { policy: PayoutPolicy; network: Network; nowMs: number; slotMs: number },
+  options: {
+    policy: PayoutPolicy;
+    network: Network;
+    nowMs: number;
+    slotMs: number;
+    feeSatsPerKvb?: bigint;
+  },
 ): Promise<PayoutPlan | null> {
   return db.transaction(async (tx) => {
     const taken = await tx.query(

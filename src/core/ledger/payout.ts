@@ -13,6 +13,8 @@ export const PAYOUT_OUTPUTS_MAX = 500;
 /** Weight units that the outputs of one batch may have, a quarter below what nodes relay (400,000), so that inputs have room. */
 export const PAYOUT_OUTPUTS_WEIGHT_MAX = 300_000;
 
+const PPM = 1_000_000n;
+
 /** An account with money that is spendable and in no other batch. */
 export type DueAccount = {
   accountId: bigint;
@@ -47,7 +49,8 @@ export type SkipReason =
   | 'bad-address'
   | 'below-minimum'
   | 'transaction-cap'
-  | 'daily-cap';
+  | 'daily-cap'
+  | 'fee-cap';
 
 export type PayoutPlan = {
   batches: PlannedBatch[];
@@ -58,17 +61,25 @@ export type PayoutPlan = {
 /** What of the policy a plan depends on. */
 export type PlanRules = Pick<
   PayoutPolicy,
-  'minimumSats' | 'outputsMax' | 'transactionMaxSats' | 'dailyMaxSats'
+  'minimumSats' | 'outputsMax' | 'transactionMaxSats' | 'dailyMaxSats' | 'feePpmMax'
 >;
 
+export type PlanFacts = {
+  network: Network;
+  feePolicy: PayoutPolicy['feePolicy'];
+  /** What batches of the last 24 hours pay; released ones left out. */
+  paidInDaySats: bigint;
+  /** The rate a transaction made now would pay; null: not known, and the cap of fees is not looked at. */
+  feeSatsPerKvb: bigint | null;
+};
+
 /**
- * Plans payouts. An account is paid when it has the greatest of the pool's minimum, its own, and dust. `paidInDaySats` is what batches
- * of the last 24 hours pay (released ones left out). Deterministic: the order of `accounts` does not matter. An account with more than a cap allows is paid the part that fits and the rest later.
+ * Plans payouts. An account is paid when it has the greatest of the pool's minimum, its own, and dust. Deterministic: the order of `accounts` does not matter. An account with more than a cap allows is paid the part that fits and the rest later.
  */
 export function planPayout(
   accounts: readonly DueAccount[],
   rules: PlanRules,
-  facts: { network: Network; feePolicy: PayoutPolicy['feePolicy']; paidInDaySats: bigint },
+  facts: PlanFacts,
 ): PayoutPlan {
   const skipped: PayoutPlan['skipped'] = [];
   const batches: PlannedBatch[] = [];
@@ -78,7 +89,17 @@ export function planPayout(
   const close = (): void => {
     if (open.items.length === 0) return;
     open.items.sort((left, right) => compare(left.accountId, right.accountId));
-    batches.push({ items: open.items, totalSats: open.totalSats });
+    const feeSats = leastFee(open.weight, facts.feeSatsPerKvb ?? 0n);
+    if (feeSats * PPM > open.totalSats * BigInt(rules.feePpmMax)) {
+      for (const { accountId, address } of open.items)
+        skipped.push({
+          accountId,
+          address,
+          reason: 'fee-cap',
+          detail: `a fee of ${feeSats} sat is too much for ${open.totalSats} sat`,
+        });
+      leftTodaySats += open.totalSats;
+    } else batches.push({ items: open.items, totalSats: open.totalSats });
     open = { items: [], totalSats: 0n, weight: 0 };
   };
   for (const account of [...accounts].sort(byWaiting)) {
@@ -155,6 +176,12 @@ export function payableScript(
   const decoded = decodeAddress(address, network);
   if (!decoded.ok) return { ok: false, reason: 'bad-address', detail: decoded.reason };
   return { ok: true, script: decoded.script };
+}
+
+/** What a transaction with such outputs pays at least: one input of 68 virtual bytes, change of 31, eleven around them. Rounded up. */
+function leastFee(outputsWeight: number, satsPerKvb: bigint): bigint {
+  const vsize = BigInt(Math.ceil(outputsWeight / 4) + 68 + 31 + 11);
+  return (vsize * satsPerKvb + 999n) / 1000n;
 }
 
 /** Weight units of an output. */
