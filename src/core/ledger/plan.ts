@@ -111,7 +111,8 @@ export function planOutputs(
   for (const one of ranked) {
     const bytes = OUTPUT_HEADER_BYTES + one.entry.script.length;
     if (taken.length >= budget.outputsMax) break;
-    if (bytes > leftBytes || one.dueSats < dustSats(one.entry.script)) continue;
+    const dust = dustSats(one.entry.script);
+    if (bytes > leftBytes || one.dueSats < dust || valueSats < dust) continue;
     taken.push(one);
     leftBytes -= bytes;
     sumSats += one.dueSats;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { directCarry } from '../../../src/core/ledger/carry.ts';
+import fc from 'fast-check';
+import { directCarry, writeOffDebts } from '../../../src/core/ledger/carry.ts';
 
 const script = (id: number) => Uint8Array.of(0, 20, ...new Uint8Array(20).fill(id));
 const commitment = { script: Uint8Array.of(0x6a, 1, 2), valueSats: 0n };
@@ -46,4 +47,40 @@ test('a coinbase that is not the plan’s is a reason, not a guess', () => {
   const twins = [...earnings, { accountId: 2n, script: script(1), earnedSats: 0n }];
   assert.match(reasonOf(directCarry(twins, [])), /share a script/);
   assert.deepEqual(directCarry([], [commitment]), { ok: true, rows: [] });
+});
+
+test('debts of who has left are borne by who is owed, and nobody changes sides', () => {
+  const sats = fc.bigInt({ min: -1_000_000n, max: 1_000_000n });
+  const rows = fc
+    .array(fc.tuple(sats, fc.boolean()), { minLength: 1, maxLength: 30 })
+    .map((list) => {
+      const sum = list.reduce((all, [one]) => all + one, 0n);
+      return [...list, [-sum, false] as const].map(([carrySats, hasLeft], at) => ({
+        accountId: BigInt(at),
+        carrySats,
+        hasLeft,
+      }));
+    });
+  fc.assert(
+    fc.property(rows, (balances) => {
+      const after = new Map(balances.map((row) => [row.accountId, row.carrySats]));
+      const changes = writeOffDebts(balances);
+      for (const { accountId, sats: change } of changes) {
+        assert.notEqual(change, 0n);
+        after.set(accountId, after.get(accountId)! + change);
+      }
+      let sum = 0n;
+      for (const { accountId, carrySats, hasLeft } of balances) {
+        const left = after.get(accountId)!;
+        sum += left;
+        if (carrySats > 0n) assert.ok(left >= 0n && left <= carrySats);
+        else assert.equal(left, hasLeft ? 0n : carrySats);
+      }
+      assert.equal(sum, 0n);
+    }),
+  );
+  assert.throws(
+    () => writeOffDebts([{ accountId: 1n, carrySats: 1n, hasLeft: false }]),
+    RangeError,
+  );
 });
