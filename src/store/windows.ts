@@ -463,17 +463,18 @@ type Walk = {
 async function walkBack(walk: Walk, log: ShareLog, lastSeq: bigint): Promise<void> {
   const lowest = log.levels[0] as Level;
   const closed = lowest.spans * lowest.size;
-  let at = lastSeq > closed ? closed : lastSeq - (lastSeq % lowest.size);
-  await takeRaw(walk, at, lastSeq, await timesBetween(walk.tx, log, at, lastSeq));
+  const border = lastSeq > closed ? closed : lastSeq - (lastSeq % lowest.size);
+  await takeRaw(walk, border, lastSeq, await timesBetween(walk.tx, log, border, lastSeq));
+  let at = border;
   for (let index = 0; index < log.levels.length; index++) {
     const next = log.levels[index + 1];
-    const border = next === undefined ? 0n : at - (at % next.size);
-    await takeSpans(walk, index, border, at);
-    at = border;
+    const after = next === undefined ? 0n : at - (at % next.size);
+    await takeSpans(walk, index, after, at);
+    at = after;
   }
   // What an older version left between the log's beginning and its first span.
   const first = firstSpan(log) * lowest.size;
-  await takeRaw(walk, walk.after, first < lastSeq ? first : lastSeq, ALWAYS);
+  await takeRaw(walk, walk.after, first < border ? first : border, ALWAYS);
 }
 
 /** Takes what counts of the spans in (after, through], newest first; both are borders of spans. */
