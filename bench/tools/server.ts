@@ -95,7 +95,12 @@ async function listen(options: ServerOptions): Promise<number> {
     },
     {
       network: 'regtest',
-      payout: { mode: 'pool', script: PAYOUT_SCRIPT, address: PAYOUT_ADDRESS },
+      pools: [
+        {
+          id: 'main',
+          coinbase: { mode: 'pool', script: PAYOUT_SCRIPT, address: PAYOUT_ADDRESS },
+        },
+      ],
       coinbaseTag: COINBASE_TAG,
       gateway: 'bench',
       versionMask: 0x1fffe000,

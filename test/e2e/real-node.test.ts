@@ -227,7 +227,7 @@ async function mineThrough(
       nodes: [node.address],
       network: 'regtest',
       poolTag: '/Headframe/',
-      payout: { script: SCRIPT, fee: null },
+      pools: [{ id: 'main', coinbase: { mode: 'pool', script: SCRIPT, address: '' } }],
       feeCheckMs: 100,
       feeRiseSats: 1,
     },

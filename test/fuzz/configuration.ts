@@ -119,14 +119,14 @@ export function fuzz(seed: number, iterations: number): number {
       continue;
     }
     accepted += 1;
-    const { stratum, mode, payout, nodes } = answer.config;
+    const { stratum, mode, pools, nodes } = answer.config;
     for (const port of stratum.ports) {
       if (
         !(port.minDifficulty <= port.startDifficulty && port.startDifficulty <= port.maxDifficulty)
       )
         throw new Error(`difficulties of ${input}`);
     }
-    if (mode === 'node' && (payout === null || nodes.length === 0))
+    if (mode === 'node' && (pools.length === 0 || nodes.length === 0))
       throw new Error(`half a configuration from ${input}`);
   }
   return accepted;

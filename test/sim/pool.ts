@@ -16,6 +16,7 @@ import { decodeHex } from '../../src/core/bitcoin/bytes.ts';
 import { SESSION_LIMITS } from '../../src/core/stratum/limits.ts';
 import { foldInTypescript } from '../../src/core/work/fold.ts';
 import { buildJob } from '../../src/core/work/job.ts';
+import type { CoinbaseRules } from '../../src/core/work/payout.ts';
 import { decodeTemplate } from '../../src/core/work/template.ts';
 import { VARDIFF_POLICY } from '../../src/core/work/vardiff.ts';
 import type { BlockCandidate } from '../../src/messages/block.ts';
@@ -55,6 +56,11 @@ const PORT: PortOptions = {
 /** Calls of seams at one instant of virtual time beyond which something spins. */
 const SPIN_MAX = 20_000;
 const POOL_SCRIPT = decodeHex(`0014${'11'.repeat(20)}`)!;
+const POOL_COINBASE: CoinbaseRules = {
+  mode: 'pool',
+  script: POOL_SCRIPT,
+  address: encodeAddress(POOL_SCRIPT, 'regtest')!,
+};
 
 export class Pool {
   alive = true;
@@ -152,7 +158,7 @@ export class Pool {
         busOut: faultyBus,
         source: this.#reader,
       },
-      { script: POOL_SCRIPT, coinbaseTag: TAG },
+      { coinbase: POOL_COINBASE, coinbaseTag: TAG },
     );
     const gateway = new Gateway(
       {
@@ -180,11 +186,7 @@ export class Pool {
       },
       {
         network: 'regtest',
-        payout: {
-          mode: 'pool',
-          script: POOL_SCRIPT,
-          address: encodeAddress(POOL_SCRIPT, 'regtest')!,
-        },
+        pools: [{ id: 'main', coinbase: POOL_COINBASE }],
         coinbaseTag: TAG,
         gateway: 'sim',
         versionMask: 0x1fffe000,

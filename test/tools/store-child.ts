@@ -77,7 +77,7 @@ await migrate({ db, log }, readMigrations());
 const bus = createMemoryBus({ log });
 const shareproc = await startShareproc(
   { bus, db, log, clock, hash: foldInTypescript },
-  { network: 'regtest', coinbaseTag: '', payout: { mode: 'solo', fee: null } },
+  { network: 'regtest', coinbaseTag: '', pools: [{ id: 'main', coinbase: { mode: 'solo', fee: null } }] },
 );
 const source = await openJournalReader({
   disk,

@@ -27,7 +27,7 @@ export const STRATUM_ERRORS = {
   'username-invalid': { code: 24, text: 'invalid username: expected ADDRESS.worker', points: 5 },
   'split-invalid': {
     code: 24,
-    text: 'bad split: expected ADDRESS*60,ADDRESS*40.worker, 2 to 8 addresses, weights 1 to 10000',
+    text: 'bad split: expected ADDRESS*60,ADDRESS*40.worker, up to 8',
     points: 2,
   },
   'worker-name': { code: 24, text: 'bad worker name: letters, digits, _ . - up to 64', points: 2 },

@@ -4,12 +4,19 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { SESSION_LIMITS } from '../../../src/core/stratum/limits.ts';
 import { findMethod, METHODS } from '../../../src/core/stratum/methods.ts';
-import { DEFAULT_PROFILE, findProfile, PROFILES } from '../../../src/core/stratum/profiles.ts';
+import {
+  coinbaseClassOf,
+  DEFAULT_PROFILE,
+  findProfile,
+  PROFILES,
+} from '../../../src/core/stratum/profiles.ts';
 import {
   decodeSuggestedDifficulty,
   decodeSuggestedTarget,
 } from '../../../src/core/stratum/suggest.ts';
-import { coinbaseOutputs } from '../../../src/core/work/payout.ts';
+import { EXTRANONCE_BYTES, encodeNotify } from '../../../src/core/work/job.ts';
+import { COINBASE_CLASSES } from '../../../src/core/work/payout.ts';
+import { createJob } from '../../services/stratumd/gateway-rig.ts';
 
 test('user agents of the field find their row', () => {
   for (const [agent, name] of [
@@ -75,26 +82,24 @@ test('limits hang together: what is credited can be assembled, what is read can 
   for (const value of Object.values(SESSION_LIMITS)) assert.ok(Number.isFinite(value) && value > 0);
 });
 
-test('outputs add up to the last satoshi, whatever the fee', () => {
-  const [miner, pool] = [new Uint8Array([1]), new Uint8Array([2])];
-  fc.assert(
-    fc.property(
-      fc.bigInt(0n, 21_000_000n * 100_000_000n),
-      fc.integer({ min: 0, max: 1_000_000 }),
-      (value, ppm) => {
-        const outputs = coinbaseOutputs(miner, { ppm, script: pool }, value);
-        assert.equal(
-          outputs.reduce((sum, output) => sum + output.valueSats, 0n),
-          value,
-        );
-        assert.ok(outputs.every((output) => output.valueSats >= 0n));
-      },
-    ),
-  );
-  assert.deepEqual(coinbaseOutputs(miner, null, 5n), [{ script: miner, valueSats: 5n }]);
-  assert.equal(
-    coinbaseOutputs(miner, { ppm: 20_000, script: pool }, 5_000_000_000n)[1]?.valueSats,
-    100_000_000n,
+test('a device gets no larger coinbase with a choice of outputs than it works with, and a line that it reads', () => {
+  for (const profile of [DEFAULT_PROFILE, ...PROFILES]) {
+    const bytes = coinbaseClassOf(profile);
+    assert.ok(COINBASE_CLASSES.includes(bytes), profile.name);
+    assert.ok(bytes <= profile.coinbaseBytesMax, profile.name);
+    const job = createJob({
+      jobId: 'ffffffffffff',
+      branch: Array.from({ length: 15 }, () => new Uint8Array(32)),
+    });
+    const half = (bytes - EXTRANONCE_BYTES) / 2;
+    const parts = { prefix: new Uint8Array(half), suffix: new Uint8Array(half) };
+    const line = encodeNotify({ ...job, jobId: `${job.jobId}ff` }, parts, false);
+    assert.ok(line.length <= profile.notifyBytesMax, `${profile.name}: ${line.length}`);
+  }
+  const classes = Object.fromEntries(PROFILES.map((one) => [one.name, coinbaseClassOf(one)]));
+  assert.deepEqual(
+    [classes.nerdminer, classes.nmaxe, classes.nicehash, classes.rental, classes.bitaxe],
+    [256, 750, 500, 2_250, 6_500],
   );
 });
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { encodeAddress } from '../../../src/core/bitcoin/address.ts';
 import { SESSION_LIMITS } from '../../../src/core/stratum/limits.ts';
 import { decodePassword, decodeUsername } from '../../../src/core/stratum/username.ts';
 
@@ -47,6 +48,54 @@ test('any value gives an answer, and no name outside the alphabet comes through'
       },
     ),
   );
+});
+
+test('a split names one account, with worker and wish behind it', () => {
+  const [a, b] = [ADDRESSES[0]!, ADDRESSES[1]!];
+  for (const [username, worker, difficulty] of [
+    [`${a}*60,${b}*40`, 'default', 0],
+    [`${a}*60,${b}*40.rig1`, 'rig1', 0],
+    [`${b}*40,${a}*60_rig1`, 'rig1', 0],
+    [` ${a}*3,${b}*2.rig1+512`, 'rig1', 512],
+    [`${a}%2A60%2c${b}%2a40.rig1%3D2`, 'rig1', 2],
+    [`${a.toUpperCase()}*6,${b}*4.rig1`, 'rig1', 0],
+  ] as const) {
+    const decoded = decodeUsername(username, 'regtest', SESSION_LIMITS);
+    assert.ok(decoded.ok, username);
+    assert.equal(decoded.account, `${a}*3,${b}*2`);
+    assert.deepEqual([decoded.worker, decoded.difficulty], [worker, difficulty]);
+    assert.deepEqual(
+      decoded.parts.map(({ weight }) => weight),
+      [3n, 2n],
+    );
+  }
+  // Plus is a wish, not another address.
+  const plus = decodeUsername(`${a}*60+${b}*40`, 'regtest', SESSION_LIMITS);
+  assert.ok(plus.ok);
+  assert.deepEqual([plus.account, plus.difficulty], [a, 0]);
+});
+
+test('a bad split is refused as one, and so is a long one', () => {
+  const [a, b] = [ADDRESSES[0]!, ADDRESSES[1]!];
+  for (const username of [
+    `${a},${b}.rig`,
+    `${a}*60,${b}.rig`,
+    `${a}*60,${a}*40.rig`,
+    `${a}*0,${b}*40.rig`,
+    `${a}*60,nobody*40.rig`,
+    `${Array.from({ length: 9 }, () => `${a}*1`).join(',')}`,
+    `${a}*60,${b}*40.${'w'.repeat(400)}`,
+  ]) {
+    const decoded = decodeUsername(username, 'regtest', SESSION_LIMITS);
+    assert.deepEqual(decoded, { ok: false, error: 'split-invalid' }, username);
+  }
+  const eight = Array.from({ length: 8 }, (_, at) => {
+    const script = Uint8Array.of(0, 20, ...new Array<number>(20).fill(at + 1));
+    return `${encodeAddress(script, 'regtest')!}*1`;
+  }).join(',');
+  assert.equal(eight.length, 375);
+  assert.ok(decodeUsername(`${eight}.${'w'.repeat(24)}`, 'regtest', SESSION_LIMITS).ok);
+  assert.ok(!decodeUsername(`${eight}.${'w'.repeat(25)}`, 'regtest', SESSION_LIMITS).ok);
 });
 
 test('passwords', () => {

@@ -101,7 +101,7 @@ async function start(nodes: FakeNode[], options: Partial<JobmanagerOptions> = {}
       nodes: nodes.map(({ url }, i) => ({ name: `n${i}`, url })),
       network: 'regtest',
       poolTag: '/test/',
-      payout: { script: null, fee: null },
+      pools: [{ id: 'main', coinbase: { mode: 'solo', fee: null } }],
       pollMs: 50,
       tickMs: 10,
       lookMs: 100,

@@ -4,6 +4,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { encodeHex } from '../../../src/core/bitcoin/bytes.ts';
 import { buildJob } from '../../../src/core/work/job.ts';
+import type { CoinbasePool } from '../../../src/core/work/payout.ts';
 import { decodeTemplate } from '../../../src/core/work/template.ts';
 import {
   chooseNode,
@@ -12,7 +13,7 @@ import {
   type NodeView,
 } from '../../../src/services/jobmanager/choose.ts';
 import { createJobIds, type Mark } from '../../../src/services/jobmanager/job-ids.ts';
-import { emptyTemplate, encodeProposalFront } from '../../../src/services/jobmanager/proposal.ts';
+import { emptyTemplate, encodeProposalFronts } from '../../../src/services/jobmanager/proposal.ts';
 import { fakeTransaction, startFakeNode } from '../../tools/fake-node.ts';
 import { createMemoryLog } from '../../tools/waiting.ts';
 
@@ -160,6 +161,8 @@ describe('job ids', () => {
   });
 });
 
+const SOLO: CoinbasePool[] = [{ id: 'main', coinbase: { mode: 'solo', fee: null } }];
+
 describe('proposal', () => {
   it('builds the block front, and an empty template worth the subsidy', async () => {
     const node = await startFakeNode();
@@ -173,21 +176,23 @@ describe('proposal', () => {
     const decoded = decodeTemplate(result, 'regtest');
     assert.ok(decoded.ok);
     const options = { jobId: '0a', clean: true, createdAtMs: 1 };
-    const front = encodeProposalFront(buildJob(decoded.template, options), {
+    const front = encodeProposalFronts(buildJob(decoded.template, options), {
       tag: 't',
-      payout: { script: null, fee: null },
+      pools: SOLO,
+      plans: [],
     });
     assert.ok(front.ok);
-    assert.equal(front.hex.slice(160, 162), '03');
+    assert.equal(front.fronts[0]!.slice(160, 162), '03');
     const empty = emptyTemplate(decoded.template);
     assert.equal(empty.coinbaseValueSats, 5_000_000_000n);
     assert.equal(
       encodeHex(empty.witnessCommitment!),
       '6a24aa21a9ede2f61c3f71d1defd3fa999dfa36953755c690689799962b48bebd836974e8cf9',
     );
-    const long = encodeProposalFront(buildJob(decoded.template, options), {
+    const long = encodeProposalFronts(buildJob(decoded.template, options), {
       tag: 'x'.repeat(101),
-      payout: { script: null, fee: null },
+      pools: SOLO,
+      plans: [],
     });
     assert.equal(long.ok, false);
   });

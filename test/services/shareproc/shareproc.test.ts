@@ -31,7 +31,7 @@ const SCRIPT = Uint8Array.from([0x00, 0x14, ...new Uint8Array(20).fill(7)]);
 const OPTIONS: AuditOptions = {
   network: 'regtest',
   coinbaseTag: '/test/',
-  payout: { mode: 'pool', script: SCRIPT },
+  pools: [{ id: 'main', coinbase: { mode: 'pool', script: SCRIPT, address: 'pool' } }],
 };
 const REGTEST_BITS = 0x207fffff;
 const JOB: Job = {
@@ -148,7 +148,10 @@ describe('audit', () => {
   });
 
   test('solo: the coinbase pays the account, and an account that is no address is refused', () => {
-    const solo = new Auditor(foldInTypescript, { ...OPTIONS, payout: { mode: 'solo', fee: null } });
+    const solo = new Auditor(foldInTypescript, {
+      ...OPTIONS,
+      pools: [{ id: 'main', coinbase: { mode: 'solo', fee: null } }],
+    });
     solo.addJob(JOB);
     const account = 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080';
     const other = solo.audit(trueShare(1, { account }));

@@ -5,12 +5,12 @@
  */
 
 import { decodeAddress } from '../../../src/core/bitcoin/address.ts';
-import { equalBytes } from '../../../src/core/bitcoin/bytes.ts';
+import { decodeHex, equalBytes } from '../../../src/core/bitcoin/bytes.ts';
 import { decodeBits, targetOfDifficulty } from '../../../src/core/bitcoin/target.ts';
 import { SESSION_LIMITS } from '../../../src/core/stratum/limits.ts';
 import { foldInTypescript } from '../../../src/core/work/fold.ts';
-import { buildJobCoinbase, EXTRANONCE_BYTES, type Job } from '../../../src/core/work/job.ts';
-import { coinbaseOutputs } from '../../../src/core/work/payout.ts';
+import type { CoinbaseParts, Job } from '../../../src/core/work/job.ts';
+import { buildPoolCoinbase } from '../../../src/core/work/payout.ts';
 import {
   compileWork,
   fillWork,
@@ -167,7 +167,7 @@ export function createRig(
   };
   const options: GatewayOptions = {
     network: 'regtest',
-    payout: { mode: 'pool', script: pool.script, address: POOL },
+    pools: [{ id: 'main', coinbase: { mode: 'pool', script: pool.script, address: POOL } }],
     coinbaseTag: '/test/',
     gateway: 'g1',
     versionMask: 0x1fffe000,
@@ -326,18 +326,24 @@ export function createJob(change: Partial<Job> = {}): Job {
   };
 }
 
-/** The work of a job for one payout script, built beside the gateway. */
+/** The work of a job in the first pool, for one payout script where blocks pay their finder; built beside the gateway. */
 export function workOf(rig: Rig, job: Job, script?: Uint8Array): Work {
-  const { payout, coinbaseTag } = rig.options;
-  const fee = payout.mode === 'solo' ? payout.fee : null;
-  const payee = script ?? (payout.mode === 'pool' ? payout.script : new Uint8Array(0));
-  const built = buildJobCoinbase(job, {
+  const { pools, coinbaseTag } = rig.options;
+  const built = buildPoolCoinbase(job, {
     tag: coinbaseTag,
-    extranonceBytes: EXTRANONCE_BYTES,
-    outputs: coinbaseOutputs(payee, fee, job.coinbaseValueSats),
+    rules: pools[0]!.coinbase,
+    finder: script === undefined ? [] : [{ script, weight: 1n }],
+    plan: null,
+    coinbaseBytesMax: 16_384,
   });
   if (!built.ok) throw new Error(built.reason);
   return compileWork(job, built.parts);
+}
+
+/** The coinbase of the job that a client was told last, from the text of the line. */
+export function partsGiven(client: Client): CoinbaseParts {
+  const [, , prefix, suffix] = client.notify;
+  return { prefix: decodeHex(String(prefix))!, suffix: decodeHex(String(suffix))! };
 }
 
 let searchFrom = 0;
@@ -358,11 +364,16 @@ export function mine(
     ntime?: number;
     jobId?: string;
     script?: Uint8Array;
+    /** The coinbase as the miner was given it. */
+    parts?: CoinbaseParts;
     extranonce1?: string;
     block?: boolean;
   } = {},
 ): Share & { hash: Uint8Array } {
-  const work = workOf(client.rig, job, options.script);
+  const work =
+    options.parts === undefined
+      ? workOf(client.rig, job, options.script)
+      : compileWork(job, options.parts);
   const target: PreparedTarget = options.block
     ? prepareTarget(job.networkTarget)
     : prepareTarget(targetOfDifficulty(options.difficulty ?? SHARE_DIFFICULTY));

@@ -1117,7 +1117,9 @@ test('solo: the job waits for the address, pays it, and the fee where there is o
   const miner = decodeAddress(MINER, 'regtest');
   assert.ok(pool.ok && miner.ok);
   for (const fee of [null, { ppm: 20_000, script: pool.script }]) {
-    const rig = createRig({ options: { payout: { mode: 'solo', fee } } });
+    const rig = createRig({
+      options: { pools: [{ id: 'main', coinbase: { mode: 'solo', fee } }] },
+    });
     const job = createJob({ bits: EASY_BITS });
     rig.setJob(job);
     const client = rig.connect();
@@ -1156,7 +1158,7 @@ test('solo: the job waits for the address, pays it, and the fee where there is o
 test('solo: compiled coinbases are bounded and come back when they are asked for', () => {
   const rig = createRig({
     options: {
-      payout: { mode: 'solo', fee: null },
+      pools: [{ id: 'main', coinbase: { mode: 'solo', fee: null } }],
       limits: { ...SESSION_LIMITS, compiledCoinbasesMax: 1 },
     },
   });

@@ -15,7 +15,7 @@ function createBook(limits = SESSION_LIMITS): JobBook {
   assert.ok(pool.ok);
   return new JobBook({
     limits,
-    payout: { mode: 'pool', script: pool.script, address: POOL },
+    pools: [{ id: 'main', coinbase: { mode: 'pool', script: pool.script, address: POOL } }],
     coinbaseTag: '/t/',
   });
 }
@@ -24,7 +24,7 @@ function createSession(): Session {
   return new Session(new FakeConnection(DEFAULT_PORT), {
     limits: SESSION_LIMITS,
     difficulty: 1,
-    payee: null,
+    pool: createBook().poolOf('main'),
     nowMs: 0,
   });
 }
@@ -120,15 +120,15 @@ test('a hundred thousand held answers over many commits', () => {
 
 test('workers are bounded, and those without a session go first', () => {
   const book = new WorkerBook({ ...SESSION_LIMITS, workersMax: 3 });
-  const live = book.take('a', '1', 0);
+  const live = book.take('main', 'a', '1', 0);
   live.sessions = 1;
-  book.take('a', '2', 0);
-  book.take('a', '3', 0);
-  assert.equal(book.take('a', '2', 0).name, '2');
-  book.take('a', '4', 0);
+  book.take('main', 'a', '2', 0);
+  book.take('main', 'a', '3', 0);
+  assert.equal(book.take('main', 'a', '2', 0).name, '2');
+  book.take('main', 'a', '4', 0);
   assert.equal(book.size, 3);
-  assert.equal(book.find('a.1'), live);
-  assert.equal(book.find('a.3'), null);
+  assert.equal(book.find('main', 'a.1'), live);
+  assert.equal(book.find('main', 'a.3'), null);
 });
 
 test('rejections are bounded per worker and in all', () => {
@@ -144,10 +144,10 @@ test('rejections are bounded per worker and in all', () => {
     difficulty: 0,
     shareDifficulty: 0,
   };
-  const first = book.take('a', 'first', 0);
+  const first = book.take('main', 'a', 'first', 0);
   book.reject(first, rejection);
   for (let n = 0; n < 1_300; n += 1) {
-    const worker = book.take('a', `w${n}`, 0);
+    const worker = book.take('main', 'a', `w${n}`, 0);
     for (let k = 0; k < 20; k += 1) book.reject(worker, rejection);
     assert.equal(worker.rejections?.length, SESSION_LIMITS.rejectionsKept);
   }

@@ -89,7 +89,7 @@ export async function openPool(
     },
     {
       network: 'regtest',
-      payout: { mode: 'pool', script: SCRIPT, address: ADDRESS },
+      pools: [{ id: 'main', coinbase: { mode: 'pool', script: SCRIPT, address: ADDRESS } }],
       coinbaseTag: '/test/',
       gateway: 'test',
       versionMask: 0x1fffe000,
