@@ -1,5 +1,7 @@
-/** The status page: one table of what runs, one of workers, one of blocks. Plain HTML without scripts; everything is escaped. */
+/** The status page: tables of what runs, of workers, blocks, accounts and payouts. Plain HTML without scripts; everything is escaped. */
 
+import { formatSats } from '../../core/ledger/amount.ts';
+import type { AccountView, PayoutView } from './money.ts';
 import type { BlockView, PoolStatus, WorkerStatus } from './views.ts';
 
 const WORKERS_SHOWN = 100;
@@ -7,11 +9,16 @@ const BLOCKS_SHOWN = 20;
 
 /** Renders the page. `host` is the name the reader used, for the addresses to give to miners. */
 export function renderPage(
-  pool: PoolStatus,
-  workers: readonly WorkerStatus[],
-  blocks: readonly BlockView[],
+  shown: {
+    pool: PoolStatus;
+    workers: readonly WorkerStatus[];
+    blocks: readonly BlockView[];
+    accounts: readonly AccountView[];
+    payouts: readonly PayoutView[];
+  },
   at: { host: string; nowMs: number },
 ): string {
+  const { pool, workers, blocks, accounts, payouts } = shown;
   const ports = pool.stratumPorts.flatMap(({ port, tls, startDifficulty }) => {
     const from = `from difficulty ${formatNumber(startDifficulty)}`;
     const plain =
@@ -30,12 +37,8 @@ export function renderPage(
       'Work',
       { fine: 'fresh', degraded: 'older than two minutes', none: 'none: see the log' }[pool.work],
     ],
-    [
-      'Pays',
-      pool.payout === 'solo'
-        ? 'the finder of each block'
-        : `<code>${escapeHtml(pool.poolAddress ?? '')}</code>`,
-    ],
+    ['Pays', pool.pools.map(describePool).join('<br>')],
+    ['Payouts', describePayouts(pool.payouts)],
     ['Point a miner at', ports.join('<br>')],
     [
       'Hashrate',
@@ -84,9 +87,62 @@ ${blocks
   .slice(0, BLOCKS_SHOWN)
   .map((block) => blockRow(block, at.nowMs))
   .join('\n')}</table>
-<p>As JSON: <a href="/api/v1/pool">pool</a>, <a href="/api/v1/workers">workers</a>, <a href="/api/v1/blocks">blocks</a>. Version ${escapeHtml(pool.version)}.</p>
+${accountTable(accounts)}
+${payoutTable(payouts, at.nowMs)}
+<p>As JSON: <a href="/api/v1/pool">pool</a>, <a href="/api/v1/workers">workers</a>, <a href="/api/v1/blocks">blocks</a>,
+<a href="/api/v1/accounts">accounts</a>, <a href="/api/v1/rounds">rounds</a>, <a href="/api/v1/payouts">payouts</a>. Version ${escapeHtml(pool.version)}.</p>
 </body></html>
 `;
+}
+
+const SCHEMES: Readonly<Record<string, string>> = {
+  pplns: 'by PPLNS, out of',
+  prop: 'by the round (PROP), out of',
+  pps: 'by the share (PPS), out of',
+  fpps: 'by the share with fees (FPPS), out of',
+  solo: 'the finder of each block',
+  direct: 'its miners in the coinbase itself, by PPLNS',
+  pool: '',
+};
+
+function describePool(pool: PoolStatus['pools'][number]): string {
+  const how = SCHEMES[pool.scheme] ?? escapeHtml(pool.scheme);
+  const address = pool.address === null ? '' : ` <code>${escapeHtml(pool.address)}</code>`;
+  const fee = pool.feePpm > 0 && pool.scheme !== 'pool' ? `, fee ${pool.feePpm / 10_000} %` : '';
+  const note = pool.note === '' ? '' : ` (${escapeHtml(pool.note)})`;
+  return `${pool.id === 'main' ? '' : `<code>${escapeHtml(pool.id)}</code>: `}${how}${address}${fee}${note}`;
+}
+
+function describePayouts(payouts: PoolStatus['payouts']): string {
+  if (payouts === null) return 'not known yet';
+  return [payouts.state, ...payouts.alarms].map(escapeHtml).join('<br>');
+}
+
+function accountTable(accounts: readonly AccountView[]): string {
+  if (accounts.length === 0) return '';
+  const hasCarry = accounts.some(({ carrySats }) => carrySats !== 0n);
+  const rows = accounts.map((account) => {
+    const sats = [account.immatureSats, account.matureSats, account.transitSats, account.paidSats];
+    if (hasCarry) sats.push(account.carrySats);
+    const link = `/api/v1/accounts/${encodeURIComponent(account.address)}`;
+    return `<tr><td><a href="${escapeHtml(link)}"><code>${escapeHtml(account.address)}</code></a></td>${sats
+      .map((amount) => `<td>${formatSats(amount)}</td>`)
+      .join('')}</tr>`;
+  });
+  return `<h2>Accounts</h2>
+<table><tr><th>Account</th><th>Maturing</th><th>To be paid</th><th>On its way</th><th>Paid</th>${hasCarry ? '<th>Carried</th>' : ''}</tr>
+${rows.join('\n')}</table>`;
+}
+
+function payoutTable(payouts: readonly PayoutView[], nowMs: number): string {
+  if (payouts.length === 0) return '';
+  const rows = payouts.map(
+    (payout) =>
+      `<tr><td>${payout.batchId}</td><td>${formatSats(payout.totalSats)}</td><td>${payout.payments}</td><td>${escapeHtml(payout.state)}</td><td>${formatAgo(nowMs - payout.createdAtMs)} ago</td><td><code>${escapeHtml(payout.txidDisplay ?? '')}</code></td></tr>`,
+  );
+  return `<h2>Payouts</h2>
+<table><tr><th>Batch</th><th>Amount</th><th>Accounts</th><th>State</th><th>Made</th><th>Transaction</th></tr>
+${rows.join('\n')}</table>`;
 }
 
 function workerRow(worker: WorkerStatus, nowMs: number): string {

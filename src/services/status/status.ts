@@ -1,5 +1,5 @@
 /**
- * The two HTTP ports. API (8080): the status page and JSON of pool, workers and blocks, read-only, for everybody on the network.
+ * The two HTTP ports. API (8080): the status page and JSON of pool, workers, blocks and money, read-only, for everybody on the network.
  * Private (9090): metrics, health, CPU profile and heap snapshot, for the operator and his monitoring.
  *
  * The numbers come from functions that are handed in; a source that fails costs its part of the answer. Limits: headers 8 KiB in
@@ -10,6 +10,7 @@
 import { isIP } from 'node:net';
 import fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
 import type { Clock, Log } from '../../ports.ts';
+import { addMoneyRoutes, type MoneySources } from './money.ts';
 import { Pace } from './pace.ts';
 import { renderPage } from './page.ts';
 import { takeCpuProfile, takeHeapSnapshot } from './profile.ts';
@@ -38,6 +39,7 @@ export type StatusTools = {
   rejections(worker: string): readonly unknown[] | null;
   /** Newest first. Rejects when the database is away. */
   blocks(limit: number): Promise<readonly BlockView[]>;
+  money: MoneySources;
 };
 
 export type StatusOptions = {
@@ -61,6 +63,8 @@ const CONNECTIONS_MAX = 512;
 const PROFILE_SECONDS_MAX = 60;
 const WORKERS_LISTED_MAX = 1_000;
 const BLOCKS_LISTED_MAX = 500;
+/** Of each list, on the page. */
+const LINES_SHOWN = 20;
 const STOP_MS = 1_000;
 
 /** Listens on what is asked for. Rejects with a sentence for the operator when a port can not be had. */
@@ -99,11 +103,20 @@ function buildApi(tools: StatusTools): FastifyInstance {
   });
 
   server.get('/', async (request, reply) => {
-    const [pool, blocks] = await Promise.all([tools.pool(), tools.blocks(20).catch(() => [])]);
-    const page = renderPage(pool, tools.workers(), blocks, {
-      host: nameOf(request.headers.host) ?? 'this-machine',
-      nowMs: clock.nowMs(),
-    });
+    const { money } = tools;
+    const [pool, blocks, accounts, payouts] = await Promise.all([
+      tools.pool(),
+      tools.blocks(LINES_SHOWN).catch(() => []),
+      money.accounts(LINES_SHOWN).catch(() => []),
+      money.payouts(LINES_SHOWN).catch(() => []),
+    ]);
+    const page = renderPage(
+      { pool, workers: tools.workers(), blocks, accounts, payouts },
+      {
+        host: nameOf(request.headers.host) ?? 'this-machine',
+        nowMs: clock.nowMs(),
+      },
+    );
     return reply.type('text/html; charset=utf-8').send(page);
   });
 
@@ -179,6 +192,7 @@ function buildApi(tools: StatusTools): FastifyInstance {
       }
     },
   );
+  addMoneyRoutes(server, tools.money, withoutBigints);
   return server;
 }
 
@@ -306,7 +320,9 @@ function buildServer({ log }: StatusTools): FastifyInstance {
   server.setErrorHandler(
     (error: Error & { statusCode?: number; validation?: unknown }, request, reply) => {
       const code = error.statusCode ?? 500;
-      if (code >= 500) {
+      if (code === 503) {
+        void reply.code(503).send({ error: error.message });
+      } else if (code >= 500) {
         log.error('a status request failed', { method: request.method, path: request.url, error });
         void reply.code(500).send({ error: 'internal error' });
       } else {

@@ -6,10 +6,24 @@
 export type PoolStatus = {
   version: string;
   network: string;
-  /** `pool` or `solo`. */
+  /** Scheme of the pool `main`. */
   payout: string;
-  /** Null in solo mode. */
+  /** Where blocks of `main` are paid; null in schemes solo and direct. */
   poolAddress: string | null;
+  pools: {
+    id: string;
+    /** As configured; `pplns` in place of a scheme that was given up is told in `note`. */
+    scheme: string;
+    feePpm: number;
+    address: string | null;
+    note: string;
+  }[];
+  /** Payouts and what is wrong with them; null while that is not known. */
+  payouts: {
+    /** `off`: no wallet is configured. */
+    state: string;
+    alarms: string[];
+  } | null;
   /** There is no node: a development chain is mined. */
   isDevelopment: boolean;
   startedAtMs: number;
@@ -83,6 +97,17 @@ export const poolSchema = {
     network: text,
     payout: text,
     poolAddress: maybeText,
+    pools: {
+      type: 'array',
+      items: {
+        type: 'object',
+        properties: { id: text, scheme: text, feePpm: number, address: maybeText, note: text },
+      },
+    },
+    payouts: {
+      type: ['object', 'null'],
+      properties: { state: text, alarms: { type: 'array', items: text } },
+    },
     isDevelopment: { type: 'boolean' },
     startedAtMs: number,
     height: number,

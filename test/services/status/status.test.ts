@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { connect, createServer } from 'node:net';
 import { test } from 'node:test';
+import type { MoneySources } from '../../../src/services/status/money.ts';
 import { Pace } from '../../../src/services/status/pace.ts';
 import { formatHashrate } from '../../../src/services/status/page.ts';
 import { type StatusTools, startStatus } from '../../../src/services/status/status.ts';
@@ -12,8 +13,13 @@ const rates = { fiveMinutesHps: 1.2e12, hourHps: 1e12, dayHps: 1e12 };
 const pool: PoolStatus = {
   version: '0.1.0',
   network: 'regtest',
-  payout: 'pool',
+  payout: 'pplns',
   poolAddress: 'bcrt1qexample',
+  pools: [
+    { id: 'main', scheme: 'pplns', feePpm: 10_000, address: 'bcrt1qexample', note: '' },
+    { id: 'home', scheme: 'solo', feePpm: 0, address: null, note: '<i>' },
+  ],
+  payouts: { state: 'ready', alarms: ['the wallet is <locked>'] },
   isDevelopment: true,
   startedAtMs: 1_000,
   height: 111,
@@ -51,6 +57,45 @@ const worker: WorkerStatus = {
   rates,
 };
 
+const HASH = 'ab'.repeat(32);
+const account = {
+  address: 'bcrt1qexample',
+  immatureSats: 2n ** 60n,
+  matureSats: 150_000_000n,
+  transitSats: 0n,
+  paidSats: 5n,
+  carrySats: -7n,
+};
+const money: MoneySources = {
+  accounts: async () => [account],
+  account: async (address) => (address === account.address ? account : null),
+  rounds: async () => [
+    {
+      hashDisplay: HASH,
+      height: 111,
+      pool: 'main',
+      scheme: 'pplns',
+      state: 'immature',
+      rewardSats: 5_000_000_000n,
+      foundAtMs: 2_000,
+      root: 'cd',
+    },
+  ],
+  statement: async (hash) => (hash === HASH ? '{"version":1}' : null),
+  proof: async (hash, address) =>
+    hash === HASH && address === account.address ? '{"proof":1}' : null,
+  payouts: async () => [
+    {
+      batchId: 3n,
+      state: 'seen',
+      totalSats: 150_000_000n,
+      payments: 2,
+      txidDisplay: HASH,
+      createdAtMs: 1_000,
+    },
+  ],
+};
+
 function tools(over: Partial<StatusTools> = {}): StatusTools {
   return {
     clock: { nowMs: () => 61_000 },
@@ -76,6 +121,7 @@ function tools(over: Partial<StatusTools> = {}): StatusTools {
         rewardSats: 5_000_000_000n,
       },
     ],
+    money,
     ...over,
   };
 }
@@ -117,6 +163,40 @@ test('the API shows pool, workers, rejections and blocks, large numbers as text'
     assert.deepEqual(known.rejections, [{ reason: 'stale', sats: '5' }]);
     const { blocks } = JSON.parse((await get(status.apiPort, '/api/v1/blocks')).body);
     assert.equal(blocks[0].rewardSats, '5000000000');
+  } finally {
+    await status.stop();
+  }
+});
+
+test('money: accounts, rounds, statements, proofs and payouts; 404 for what is not there', async () => {
+  const status = await startStatus(tools(), both);
+  const at = async (path: string) => {
+    const { status: code, body } = await get(status.apiPort, `/api/v1/${path}`);
+    return { code, data: JSON.parse(body) };
+  };
+  try {
+    const { data } = await at('accounts');
+    assert.equal(data.accounts[0].immatureSats, (2n ** 60n).toString());
+    assert.equal((await at('accounts/bcrt1qexample')).data.carrySats, '-7');
+    assert.equal((await at('accounts/nobody')).code, 404);
+    assert.equal((await at('rounds')).data.rounds[0].rewardSats, '5000000000');
+    assert.deepEqual((await at(`rounds/${HASH}`)).data, { version: 1 });
+    assert.equal((await at(`rounds/${'0'.repeat(64)}`)).code, 404);
+    assert.equal((await at('rounds/xyz')).code, 400);
+    assert.deepEqual((await at(`rounds/${HASH}/proofs/bcrt1qexample`)).data, { proof: 1 });
+    assert.equal((await at(`rounds/${HASH}/proofs/nobody`)).code, 404);
+    const { payouts } = (await at('payouts')).data;
+    assert.deepEqual(
+      [payouts[0].batchId, payouts[0].totalSats, payouts[0].txidDisplay],
+      ['3', '150000000', HASH],
+    );
+    assert.equal((await at('payouts?limit=501')).code, 400);
+
+    const page = (await get(status.apiPort, '/')).body;
+    assert.match(page, /1\.50000000 BTC/);
+    assert.match(page, /by PPLNS, out of <code>bcrt1qexample<\/code>, fee 1 %/);
+    assert.match(page, /<code>home<\/code>: the finder of each block \(&#60;i&#62;\)/);
+    assert.match(page, /the wallet is &#60;locked&#62;/);
   } finally {
     await status.stop();
   }
@@ -205,12 +285,21 @@ test('a source that fails costs its answer, not the server', async () => {
     workers: () => {
       throw new Error('oh');
     },
+    money: {
+      ...money,
+      accounts: async () => {
+        throw new Error('password=hunter2');
+      },
+    },
   });
   const status = await startStatus(broken, both);
   try {
     const blocks = await get(status.apiPort, '/api/v1/blocks');
     assert.equal(blocks.status, 503);
     assert.doesNotMatch(blocks.body, /hunter2/);
+    const accounts = await get(status.apiPort, '/api/v1/accounts');
+    assert.equal(accounts.status, 503);
+    assert.equal(JSON.parse(accounts.body).error, 'the database does not answer');
     assert.deepEqual(JSON.parse((await get(status.apiPort, '/api/v1/workers')).body), {
       error: 'internal error',
     });
