@@ -3,14 +3,13 @@
  * and what the coinbase could pay it differ (plan.ts), and the difference is carried to the next block (carry.ts).
  */
 
-import { settleRound } from '../round.ts';
 import { lastWork } from './pplns.ts';
-import type { SchemeRule } from './scheme.ts';
+import { creditMembers, type SchemeRule } from './scheme.ts';
 
 export const DIRECT: SchemeRule = {
   name: 'direct',
   settles: 'coinbase',
   span: lastWork,
-  credit: (rewardSats, members) => ({ ...settleRound(rewardSats, members), reserveSats: 0n }),
+  credit: creditMembers,
   blockValueSats: null,
 };

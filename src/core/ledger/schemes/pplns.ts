@@ -5,9 +5,8 @@
  * over what is there. A window by days counts all that was accepted in the days before the find.
  */
 
-import { settleRound } from '../round.ts';
 import type { WindowSpan } from '../rules.ts';
-import type { Find, SchemeRule } from './scheme.ts';
+import { creditMembers, type Find, type SchemeRule } from './scheme.ts';
 
 const MILLION = 1_000_000n;
 const MS_PER_DAY = 86_400_000;
@@ -16,7 +15,7 @@ export const PPLNS: SchemeRule = {
   name: 'pplns',
   settles: 'ledger',
   span: lastWork,
-  credit: (rewardSats, members) => ({ ...settleRound(rewardSats, members), reserveSats: 0n }),
+  credit: creditMembers,
   blockValueSats: null,
 };
 

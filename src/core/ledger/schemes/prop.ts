@@ -3,13 +3,12 @@
  * the start of a round and leave (Rosenfeld 2011, section 3.2): an operator who takes it should know them.
  */
 
-import { settleRound } from '../round.ts';
-import type { SchemeRule } from './scheme.ts';
+import { creditMembers, type SchemeRule } from './scheme.ts';
 
 export const PROP: SchemeRule = {
   name: 'prop',
   settles: 'ledger',
   span: ({ previousSeq }) => ({ kind: 'since', afterSeq: previousSeq }),
-  credit: (rewardSats, members) => ({ ...settleRound(rewardSats, members), reserveSats: 0n }),
+  credit: creditMembers,
   blockValueSats: null,
 };

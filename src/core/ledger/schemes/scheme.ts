@@ -1,10 +1,10 @@
 /**
- * The one shape of a scheme: which shares a block's round counts, who is credited, and where the money goes. Types only; the
- * rules stand beside this file, one each.
+ * The one shape of a scheme: which shares a block's round counts, who is credited, and where the money goes. The rules
+ * stand beside this file, one each. Nothing is refused here that `settleRound` does not refuse.
  */
 
 import type { Network } from '../../bitcoin/network.ts';
-import type { RoundMember, RoundResult } from '../round.ts';
+import { type RoundMember, type RoundResult, settleRound } from '../round.ts';
 import type { PoolRules, Scheme, WindowSpan } from '../rules.ts';
 
 /** A block of the pool, as far as a window depends on it. */
@@ -39,3 +39,8 @@ export type SchemeRule = {
     | ((job: { height: number; jobValueSats: bigint }, network: Network) => bigint)
     | null;
 };
+
+/** The reward over the members by work, as `settleRound` splits it; nothing for a reserve. */
+export function creditMembers(rewardSats: bigint, members: readonly RoundMember[]): SchemeResult {
+  return { ...settleRound(rewardSats, members), reserveSats: 0n };
+}

@@ -3,13 +3,12 @@
  * the finder, or the addresses that it splits its work over.
  */
 
-import { settleRound } from '../round.ts';
-import type { SchemeRule } from './scheme.ts';
+import { creditMembers, type SchemeRule } from './scheme.ts';
 
 export const SOLO: SchemeRule = {
   name: 'solo',
   settles: 'coinbase',
   span: ({ seq }) => ({ kind: 'since', afterSeq: seq - 1n }),
-  credit: (rewardSats, members) => ({ ...settleRound(rewardSats, members), reserveSats: 0n }),
+  credit: creditMembers,
   blockValueSats: null,
 };
