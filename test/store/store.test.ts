@@ -15,7 +15,9 @@ import { recordDeadLetters, trimDeadLetters } from '../../src/store/dead-letters
 import { migrate, SchemaTooNewError } from '../../src/store/migrate.ts';
 import { dropOldShares, makeSharePartitions, recordShares } from '../../src/store/shares.ts';
 import { listWorkers, poolTotals, workBetween } from '../../src/store/status.ts';
+import { rollShares } from '../../src/store/windows.ts';
 import { SERVER_KINDS, type TestServer } from '../tools/database.ts';
+import { setSpanSizes } from '../tools/share-tape.ts';
 import { createSilentLog } from '../tools/silent-log.ts';
 
 const DAY_MS = 86_400_000;
@@ -172,6 +174,35 @@ for (const kind of SERVER_KINDS) {
       assert.ok(workers.some((worker) => worker.worker === 'a\ufffdb\ufffd'));
     });
 
+    test('a share keeps its pool, the bits and the value of its job; a split is an account of its own', async () => {
+      const db = await server.freshDatabase();
+      const split = Array.from({ length: 8 }, (_, i) => `bc1q${'z'.repeat(40)}${i}*10${i}`).join(
+        ',',
+      );
+      await recordShares(
+        db,
+        checked(
+          share(1, { pool: 'b', networkBits: 0xffffffff, jobValueSats: 2n ** 53n - 1n }),
+          share(2, { pool: '', networkBits: 0, jobValueSats: 0n, account: split }),
+          share(3, { account: `${split}1` }),
+        ),
+      );
+      const rows = await db.query(
+        `SELECT pool, bits, job_value_sats AS value, address FROM shares JOIN accounts USING (account_id)
+         ORDER BY seq`,
+      );
+      assert.deepEqual(rows, [
+        { pool: 'b', bits: 0xffffffffn, value: 2n ** 53n - 1n, address: 'address1' },
+        { pool: 'main', bits: 0n, value: 0n, address: split },
+        {
+          pool: 'main',
+          bits: BigInt(share(3).networkBits),
+          value: share(3).jobValueSats,
+          address: `${split}1`,
+        },
+      ]);
+    });
+
     test('partitions are made ahead, take what the default holds, and are removed in time', async () => {
       const db = await server.freshDatabase();
       await recordShares(db, checked(share(1), share(2, { acceptedAtMs: NOON_MS - 40 * DAY_MS })));
@@ -184,8 +215,13 @@ for (const kind of SERVER_KINDS) {
       assert.equal(await makeSharePartitions(db, { nowMs: NOON_MS, aheadDays: 3 }), 0);
       assert.equal(await inDefault(), 1n);
       assert.equal((await recordShares(db, checked(share(1)))).duplicates, 1);
-      const dropped = await dropOldShares(db, { nowMs: NOON_MS + DAY_MS, retentionDays: 1 });
-      assert.equal(dropped, 1);
+      const drop = () => dropOldShares(db, { nowMs: NOON_MS + DAY_MS, retentionDays: 1 });
+      assert.equal(await drop(), 1);
+      // A share that no span holds yet is needed.
+      assert.equal(await inDefault(), 1n);
+      await setSpanSizes(db, [1n, 2n, 4n]);
+      await rollShares(db, { spansMax: 64 });
+      assert.equal(await drop(), 0);
       assert.equal(await inDefault(), 0n);
       const late = share(7, { acceptedAtMs: NOON_MS - 40 * DAY_MS });
       const result = await recordShares(db, checked(late, share(8)));
