@@ -380,6 +380,8 @@ const PAGE_ACCOUNTS = 5_000;
 export async function auditLedger(db: Db): Promise<Audit> {
   return db.transaction(async (tx) => {
     await tx.query('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    // Compiling each page's plan took three times as long as reading it.
+    await tx.query('SET LOCAL jit = off');
     const findings: string[] = [];
     const report = (finding: string): void => {
       if (findings.length < FINDINGS_MAX) findings.push(finding);
