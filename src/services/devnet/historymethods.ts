@@ -1,5 +1,6 @@
 /**
- * RPC methods that tell what became of payments: `gettransaction`, `listtransactions`, `abandontransaction`.
+ * RPC methods that tell what became of payments: `gettransaction`, `listtransactions`, `listsinceblock`,
+ * `abandontransaction`.
  */
 import { encodeAddress } from '../../core/bitcoin/address.ts';
 import { encodeHex, encodeHexReversed } from '../../core/bitcoin/bytes.ts';
@@ -63,6 +64,37 @@ export function historyMethods(node: Node, shelf: WalletShelf): Method[] {
           );
         }
         return newestFirst.slice(skip, skip + count).reverse();
+      },
+    },
+    {
+      name: 'listsinceblock',
+      params: [
+        'blockhash?',
+        'target_confirmations?',
+        'include_watchonly?',
+        'include_removed?',
+        'include_change?',
+        'label?',
+      ],
+      run(args, context) {
+        const wallet = shelf.of(context);
+        const target = args.integer('target_confirmations', 1);
+        if (target < 1) throw new RpcError(rpcCode.invalidParameter, 'Invalid parameter');
+        let depth = -1;
+        if ((args.optionalText('blockhash') ?? '') !== '') {
+          const given = chain.index.get(args.hash('blockhash'));
+          if (given === undefined)
+            throw new RpcError(rpcCode.invalidAddressOrKey, 'Block not found');
+          // From where that block's branch leaves the chain.
+          let fork = given;
+          while (!chain.inActive(fork) && fork.previous !== null) fork = fork.previous;
+          depth = chain.tip.height + 1 - fork.height;
+        }
+        const transactions = [...wallet.transactions.values()]
+          .filter((walletTx) => depth === -1 || Math.abs(wallet.confirmations(walletTx)) < depth)
+          .flatMap((walletTx) => entriesOf(wallet, walletTx, true));
+        const last = Math.max(0, chain.tip.height + 1 - target);
+        return { transactions, removed: [], lastblock: chain.active[last].id };
       },
     },
     {

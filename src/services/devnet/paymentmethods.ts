@@ -291,6 +291,9 @@ export function paymentMethods(node: Node, shelf: WalletShelf): Method[] {
         const subtract =
           options.get('subtractFeeFromOutputs') ?? options.get('subtract_fee_from_outputs') ?? [];
         const addInputs = options.get('add_inputs');
+        const least = options.get('minconf');
+        if (least !== undefined && (typeof least !== 'number' || least < 0))
+          throw new RpcError(rpcCode.invalidParameter, 'Negative minconf');
         const planned = planOrThrow(wallet, {
           outputs,
           inputs,
@@ -299,6 +302,7 @@ export function paymentMethods(node: Node, shelf: WalletShelf): Method[] {
           replaceable: options.get('replaceable') !== false,
           locktime: args.integer('locktime', 0),
           unsafe: options.get('include_unsafe') === true,
+          ...(typeof least === 'number' ? { minConfirmations: least } : {}),
           subtractFrom: (Array.isArray(subtract) ? subtract : []).map((at) => {
             if (typeof at !== 'number' || !Number.isInteger(at) || at < 0 || at >= outputs.length)
               throw new RpcError(

@@ -126,7 +126,7 @@ export async function bumpBatch(walk: Walk, batch: BatchDetail): Promise<boolean
   const raised = (oldRate * 5n) / 4n + RELAY_SATS_PER_KVB;
   let newRate = raised > rate ? raised : rate;
   if (newRate > feeRateMax(walk)) newRate = feeRateMax(walk);
-  if (newRate < oldRate + 2n * RELAY_SATS_PER_KVB) {
+  if (newRate < oldRate + RELAY_SATS_PER_KVB) {
     walk.raise('fee-too-high', `batch ${batch.batchId} waits at the highest fee rate allowed`);
     return false;
   }
