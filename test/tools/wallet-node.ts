@@ -55,7 +55,7 @@ export type WalletNodeOptions = {
   fate?: (door: string, method: string, params: readonly unknown[]) => CallFate | Promise<CallFate>;
 };
 
-type WalletTx = { entry: NodeTx; abandoned: boolean; seenMs: number; order: number };
+type WalletTx = { entry: NodeTx; abandoned: boolean; seenMs: number };
 type OwnCoin = {
   key: string;
   id: string;
@@ -70,6 +70,8 @@ type OwnCoin = {
 /** Core's COINBASE_MATURITY: a coinbase may be spent in the 100th block after its own. */
 const COINBASE_MATURITY = 100;
 const WEIGHT_MAX = 400_000;
+/** Deeper than any reorganisation that is simulated. */
+const SETTLED_DEPTH = 500;
 const DUST_RATE = 3n;
 /** Outputs a node keeps no coin for. */
 const OP_RETURN = 0x6a;
@@ -175,6 +177,7 @@ export class WalletNode {
   readonly #options: WalletNodeOptions;
   readonly #scripts = new Map<string, { change: boolean }>();
   readonly #walletTxs = new Map<string, WalletTx>();
+  readonly #unsettled = new Set<WalletTx>();
   readonly #own = new Map<
     string,
     { valueSats: bigint; script: Uint8Array; id: string; vout: number }
@@ -183,7 +186,6 @@ export class WalletNode {
   readonly #walletSpends = new Map<string, Set<string>>();
   readonly #lockedCoins = new Map<string, boolean>();
   #keys = 0;
-  #order = 0;
   #salt = 0;
   /** Calls answered, by method. */
   readonly calls = new Map<string, number>();
@@ -550,12 +552,9 @@ export class WalletNode {
     const pays = entry.tx.outputs.some((output) => this.#scripts.has(hexOf(output.script)));
     const spends = entry.spends.some((key) => this.#own.has(key));
     if (!pays && !spends) return;
-    this.#walletTxs.set(entry.id, {
-      entry,
-      abandoned: false,
-      seenMs: this.#options.nowMs(),
-      order: this.#order++,
-    });
+    const walletTx = { entry, abandoned: false, seenMs: this.#options.nowMs() };
+    this.#walletTxs.set(entry.id, walletTx);
+    this.#unsettled.add(walletTx);
     for (const [vout, output] of entry.tx.outputs.entries()) {
       if (!this.#scripts.has(hexOf(output.script))) continue;
       this.#own.set(`${entry.id}:${vout}`, { ...output, id: entry.id, vout });
@@ -566,6 +565,18 @@ export class WalletNode {
       set.add(entry.id);
       this.#walletSpends.set(key, set);
     }
+  }
+
+  /** Wallet transactions above a height or in no block, oldest first. */
+  #recentTxs(aboveHeight: number): WalletTx[] {
+    const found: WalletTx[] = [];
+    for (const one of this.#unsettled) {
+      const block = this.#blockOf.get(one.entry.id);
+      if (block === undefined || block.height > aboveHeight) found.push(one);
+      // Nobody asks about what is this deep again.
+      else if (block.height < this.tip.height - SETTLED_DEPTH) this.#unsettled.delete(one);
+    }
+    return found;
   }
 
   #stateOf(walletTx: WalletTx): 'confirmed' | 'mempool' | 'conflicted' | 'abandoned' | 'inactive' {
@@ -1093,23 +1104,26 @@ export class WalletNode {
     gettransaction: ([id]) => {
       const walletTx = this.#walletTxs.get(this.#txidOrThrow(id));
       if (walletTx === undefined) throw new RpcError(-5, 'Invalid or non-wallet transaction id');
-      return { ...this.#historyJson(walletTx), hex: hexOf(walletTx.entry.raw) };
+      return {
+        ...this.#historyJson(walletTx),
+        hex: hexOf(walletTx.entry.raw),
+        lastprocessedblock: { hash: this.tip.hashDisplay, height: this.tip.height },
+      };
     },
     listtransactions: ([, count, skip]) =>
       [...this.#walletTxs.values()]
         .slice(Math.max(0, this.#walletTxs.size - Number(count ?? 10) - Number(skip ?? 0)))
         .map((one) => ({ ...this.#historyJson(one), category: this.#categoryOf(one) })),
-    listsinceblock: ([hash]) => {
+    listsinceblock: ([hash, target]) => {
       const from = typeof hash === 'string' && hash !== '' ? this.#blockOrThrow(hash) : null;
       let fork = from;
       while (fork !== null && !this.isActive(fork)) fork = fork.previous;
       const transactions = [];
-      for (const one of this.#walletTxs.values()) {
-        const block = this.#blockOf.get(one.entry.id);
-        if (block !== undefined && fork !== null && block.height <= fork.height) continue;
+      for (const one of this.#recentTxs(fork?.height ?? -1)) {
         transactions.push({ ...this.#historyJson(one), category: this.#categoryOf(one) });
       }
-      return { transactions, removed: [], lastblock: this.tip.hashDisplay };
+      const last = this.active[Math.max(0, this.active.length - Number(target ?? 1))]!;
+      return { transactions, removed: [], lastblock: last.hashDisplay };
     },
     abandontransaction: ([id]) => {
       const walletTx = this.#walletTxs.get(this.#txidOrThrow(id));

@@ -161,7 +161,7 @@ function countFlights(db: Db, turns: Turns | null): Db {
   };
   return {
     query: (sql, params) => counted(db.query(sql, params)),
-    async transaction(work) {
+    async transaction<T>(work: (tx: Pick<Db, 'query'>) => Promise<T>): Promise<T> {
       // BEGIN and COMMIT count as well.
       let isServers = false;
       const give = (toServer: boolean): void => {
@@ -199,10 +199,10 @@ export function isConnectionLoss(error: unknown): boolean {
  * Lets two processes work at the same time, one step of one of them after the other, in an order that the seed decides. A process whose
  * statement waits for a lock of the other is left waiting; PostgreSQL says which ones do.
  */
-export function createTurns(options: {
-  db: Db;
-  random: Random;
-}): Turns & { drive(): Promise<void> } {
+export function createTurns(options: { db: Db; random: Random }): Turns & {
+  /** Lets the work go on, step by step, until it is done. */
+  drive(work: Promise<unknown>): Promise<void>;
+} {
   const { db, random } = options;
   const waiting: { process: string; go: () => void }[] = [];
   let flights = 0;
@@ -218,7 +218,7 @@ export function createTurns(options: {
     flight(step) {
       flights += step;
     },
-    async drive(work) {
+    async drive(work: Promise<unknown>): Promise<void> {
       const done = work.then(
         () => {
           isOver = true;
