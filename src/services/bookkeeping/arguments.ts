@@ -34,6 +34,7 @@ export type RequestAnswer =
   | { kind: 'usage'; errors: string[] };
 
 const WORD_CHARS_MAX = 1_024;
+const PRINTABLE_CHARS_MAX = 2_000;
 
 /** Reads what stands behind the command. */
 export function readRequest(forms: readonly Form[], argv: readonly string[]): RequestAnswer {
@@ -108,10 +109,10 @@ export function usageLines(command: string, forms: readonly Form[]): string[] {
   return lines;
 }
 
-/** Text that came from the command line, safe to print. */
+/** Text from a command line, a file or a miner, safe to print: it does not move the cursor and has an end. */
 export function printable(text: string): string {
-  const clean = text.replace(/[^\x20-\x7e]/g, '?');
-  return clean.length > 80 ? `${clean.slice(0, 80)}…` : clean;
+  const clean = text.slice(0, PRINTABLE_CHARS_MAX + 1).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '?');
+  return text.length > PRINTABLE_CHARS_MAX ? `${clean.slice(0, PRINTABLE_CHARS_MAX)}…` : clean;
 }
 
 function wrapWords(words: readonly string[], width: number): string[] {

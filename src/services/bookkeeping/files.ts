@@ -47,7 +47,7 @@ export function* readLines(path: string): Generator<string, void, undefined> {
         rest + (count === 0 ? decoder.end() : decoder.write(chunk.subarray(0, count)))
       ).split('\n');
       rest = lines.pop()!;
-      if (rest.length > LINE_CHARS_MAX)
+      if (rest.length > LINE_CHARS_MAX || lines.some((line) => line.length > LINE_CHARS_MAX))
         throw new DamagedFileError(`${path} has a line that is too long`);
       yield* lines;
       if (count === 0) break;

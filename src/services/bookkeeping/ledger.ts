@@ -335,7 +335,7 @@ async function audit(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
     }
     desk.print(`${count} rounds were recomputed from what they say of their work.`);
   }
-  for (const finding of findings) desk.print(`WRONG  ${finding}`);
+  for (const finding of findings) desk.print(`WRONG  ${printable(finding)}`);
   desk.print(
     findings.length === 0
       ? 'Everything agrees.'

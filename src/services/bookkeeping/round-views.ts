@@ -217,7 +217,7 @@ export async function exportRound(
     findings.push(...recount(statement, sharesFile));
     desk.print(`${sharesFile}: the shares of its window.`);
   }
-  for (const finding of findings) desk.complain(`WRONG  ${finding}`);
+  for (const finding of findings) desk.complain(`WRONG  ${printable(finding)}`);
   return findings.length === 0 ? EXIT.done : EXIT.finding;
 }
 
@@ -249,7 +249,7 @@ export async function exportProof(
   if (round === null) throw new Error(`round ${found.roundId} is gone`);
   const findings = judgeRound(desk, round);
   if (findings.length > 0) {
-    for (const finding of findings) desk.complain(`WRONG  ${finding}`);
+    for (const finding of findings) desk.complain(`WRONG  ${printable(finding)}`);
     return refuse(desk, 'A proof from a round that does not agree with itself would be none.');
   }
   const text = encodeProof(statementOf(desk, round), address.value);

@@ -65,7 +65,7 @@ export async function runVerifyRound(
     if (statement !== null) verify(desk, statement, sharesPath, findings);
   }
   if (proofPath !== undefined) verifyProofFile(desk, proofPath, statement, findings);
-  for (const finding of findings) desk.print(`WRONG  ${finding}`);
+  for (const finding of findings) desk.print(`WRONG  ${printable(finding)}`);
   desk.print(
     findings.length === 0
       ? 'Everything agrees.'

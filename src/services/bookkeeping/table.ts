@@ -7,6 +7,7 @@
  */
 
 import { formatSats } from '../../core/ledger/amount.ts';
+import { printable } from './arguments.ts';
 import type { Desk } from './desk.ts';
 
 /** What a column holds: text and hex, satoshi, whole numbers of any size, parts per million, milliseconds since 1970. */
@@ -109,7 +110,7 @@ function forPeople({ kind }: Column, value: Value): string {
     case 'count':
       return String(value);
     case 'text':
-      return printableText(String(value));
+      return printable(String(value));
   }
 }
 
@@ -141,11 +142,6 @@ function csvCell(text: string): string {
   const isFormula = /^[=+\-@\t\r]/.test(text) && !/^-?\d+(\.\d+)?$/.test(text);
   const safe = isFormula ? `'${text}` : text;
   return /[",\r\n']/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-}
-
-/** Names that miners chose must not move the cursor. */
-function printableText(text: string): string {
-  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '?');
 }
 
 /** Rows of a store's pages, one after the other. `readPage` gets the last row so far and how many are wanted. */
