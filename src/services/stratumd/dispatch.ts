@@ -202,7 +202,7 @@ export class Dispatch {
       return;
     }
     let call = this.#jobs.newest;
-    if (session.lastSequence >= call.sequence) {
+    if (Math.max(session.lastSequence, session.resumedSequence) >= call.sequence) {
       const isUnchanged =
         !session.termsDue &&
         (session.vardiff.pending || session.vardiff.difficulty) === session.vardiff.difficulty;
@@ -212,12 +212,13 @@ export class Dispatch {
       }
       // One new call a second serves everybody who needs one.
       const again = this.#jobs.callAgain(this.#time.nowMs);
-      if (again === null) {
+      if (again !== null) {
+        this.#tools.metrics.jobVariants += 1;
+        call = again;
+      } else if (session.lastSequence >= 0) {
         session.jobDue = false;
         return;
       }
-      this.#tools.metrics.jobVariants += 1;
-      call = again;
     }
     const line = this.#lineFor(session, call);
     session.jobDue = false;

@@ -13,6 +13,7 @@ const SESSION_ID_BYTES = 8;
 type Resumable = {
   extranonce1: number;
   terms: Terms[];
+  lastSequence: number;
   difficulty: number;
   goneAtMs: number;
 };
@@ -97,6 +98,14 @@ export class Roster {
     session.extranonce1 = earlier.extranonce1;
     session.sessionId = wanted;
     session.terms = earlier.terms;
+    const last = earlier.terms.at(-1);
+    const isReshaped =
+      last !== undefined &&
+      (last.pool !== session.pool || last.coinbaseClass !== session.coinbaseClass);
+    if (isReshaped) {
+      session.resumedSequence = earlier.lastSequence;
+      session.termsDue = true;
+    }
     this.#bySessionId.set(wanted, session);
     this.#tools.metrics.sessionsResumed += 1;
     return earlier.difficulty;
@@ -130,6 +139,7 @@ export class Roster {
     this.#resumable.set(session.sessionId, {
       extranonce1: session.extranonce1,
       terms: session.terms,
+      lastSequence: Math.max(session.lastSequence, session.resumedSequence),
       difficulty: session.vardiff.difficulty,
       goneAtMs: this.#time.nowMs,
     });

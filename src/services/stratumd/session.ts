@@ -70,6 +70,8 @@ export class Session {
   terms: Terms[] = [];
   /** Sequence of the newest job sent; −1 before the first. */
   lastSequence = -1;
+  /** Resumed with another pool or device: calls up to this one keep the terms they were given with. */
+  resumedSequence = -1;
   /** The next job needs terms of its own although the difficulty is the same: the extranonce changed. */
   termsDue = false;
   /** Earlier extranonces of this session, still held: jobs with them are being worked on. */
