@@ -408,7 +408,9 @@ test('whatever pools, plans, devices and splits there are, the auditor finds eve
           });
           setJob();
         } else if (one.kind === 'plan') {
-          const plans = [planOf(one.number, one.count)];
+          // A plan's id stands for its content.
+          const planId = (one.number * 1_000 + one.count).toString(16).padStart(16, '0');
+          const plans = [{ ...planOf(one.number, one.count), planId }];
           auditor.addPlans(plans);
           rig.gateway.setPlans(plans, rig.nowMs);
           rig.settle();
