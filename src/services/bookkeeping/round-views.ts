@@ -5,6 +5,7 @@
  */
 
 import { decodeHexReversed, encodeHex, encodeHexReversed } from '../../core/bitcoin/bytes.ts';
+import type { Network } from '../../core/bitcoin/network.ts';
 import { formatSats } from '../../core/ledger/amount.ts';
 import {
   encodeStatement,
@@ -127,7 +128,7 @@ export async function printRound(
   const round = await readRound(db, found.roundId);
   if (round === null) throw new Error(`round ${found.roundId} is gone`);
   if (format.value === 'text') {
-    const { window } = statementOf(desk, round);
+    const { window } = statementOf(desk.network, round);
     for (const line of [
       `Block ${encodeHexReversed(round.blockHash)} at height ${round.height}, found ${formatTime(round.foundAtMs)}`,
       `Pool ${round.pool}, scheme ${round.scheme}, ${round.state}, generation ${round.generation}`,
@@ -159,10 +160,10 @@ export async function printRound(
 export type FullRound = NonNullable<Awaited<ReturnType<typeof readRound>>>;
 
 /** The published record of a stored round. */
-function statementOf(desk: Desk, round: FullRound): RoundStatement {
+export function statementOf(network: Network, round: FullRound): RoundStatement {
   return makeStatement({
     ...round,
-    network: desk.network,
+    network,
     block: {
       hashDisplay: encodeHexReversed(round.blockHash),
       height: round.height,
@@ -175,7 +176,7 @@ function statementOf(desk: Desk, round: FullRound): RoundStatement {
 
 /** What is wrong with a stored round, by its own statement. */
 export function judgeRound(desk: Desk, round: FullRound): string[] {
-  const statement = statementOf(desk, round);
+  const statement = statementOf(desk.network, round);
   const answer = verifyStatement(statement);
   const findings = answer.ok ? [] : answer.findings;
   const root = encodeHex(round.root);
@@ -196,7 +197,7 @@ export async function exportRound(
   const file = request.options.get('file')!;
   const sharesFile = request.options.get('shares');
   if (file === sharesFile) return misuse(desk, '--file and --shares name the same file');
-  const statement = statementOf(desk, round);
+  const statement = statementOf(desk.network, round);
   const findings = judgeRound(desk, round);
   const trouble = await writeNewFile(file, [encodeStatement(statement)]);
   if (trouble !== null) return refuse(desk, trouble);
@@ -252,7 +253,7 @@ export async function exportProof(
     for (const finding of findings) desk.complain(`WRONG  ${printable(finding)}`);
     return refuse(desk, 'A proof from a round that does not agree with itself would be none.');
   }
-  const text = encodeProof(statementOf(desk, round), address.value);
+  const text = encodeProof(statementOf(desk.network, round), address.value);
   if (text === null) {
     return refuse(desk, `${address.value} has no credit in this round.`);
   }
