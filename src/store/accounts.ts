@@ -128,6 +128,7 @@ export async function setSettings(
     if (!row) throw new Error('the settings just made are gone');
     const before = settingsOf(row);
     const now = { ...before, ...order.change };
+    if (now.holdReason !== null) now.holdReason = storableText(now.holdReason, REASON_MAX);
     await tx.query(
       `UPDATE account_settings SET fee_ppm = $2, donation_ppm = $3, minimum_payout_sats = $4, on_hold = $5,
          hold_reason = $6, updated_at = to_timestamp($7::bigint / 1000.0) WHERE account_id = $1`,
@@ -137,7 +138,7 @@ export async function setSettings(
         now.donationPpm,
         now.minimumPayoutSats,
         now.onHold,
-        now.holdReason === null ? null : storableText(now.holdReason, REASON_MAX),
+        now.holdReason,
         atMs,
       ],
     );
