@@ -1,6 +1,6 @@
 /**
  * The only file that builds adapters and starts services. `headframe start` top to bottom, in the order things depend on each other:
- * lock → chain (development chain when no node is configured) → database → journal → threads → gateway → door → status → miner.
+ * lock → chain (development chain when no node is configured) → journal → database → threads → gateway → door → status → miner.
  * They stop in reverse: no new miner, answers out, journal shipped, threads, database.
  */
 import { randomBytes } from 'node:crypto';
@@ -19,26 +19,24 @@ import { openJournal } from './adapters/journal.ts';
 import { loadAccelerator } from './adapters/pow/sha256d.ts';
 import type { Config } from './config.ts';
 import { decodeAddress } from './core/bitcoin/address.ts';
+import type { Network } from './core/bitcoin/network.ts';
 import { encodeBits } from './core/bitcoin/target.ts';
+import type { PoolRules } from './core/ledger/rules.ts';
 import type { NodeAddress } from './core/node/rpc.ts';
 import { foldInTypescript } from './core/work/fold.ts';
+import type { CoinbaseRules } from './core/work/payout.ts';
 import type { LogOptions } from './log.ts';
-import { decodeJob } from './messages/codec.ts';
+import { decodeCoinbasePlans, decodeJob } from './messages/codec.ts';
 import { createShareHistogram } from './metrics.ts';
 import { overlook } from './overview.ts';
 import type { Clock, Db, Log } from './ports.ts';
 import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
 import { createLaneClient } from './services/blocksubmit/lane-client.ts';
-import type { ProposalPayout } from './services/jobmanager/proposal.ts';
 import { startMiner } from './services/miner/miner.ts';
 import { startStatus } from './services/status/status.ts';
 import { type Door, startDoor } from './services/stratumd/door.ts';
 import { Gateway } from './services/stratumd/gateway.ts';
-import {
-  createGatewayMetrics,
-  type PayoutOptions,
-  type PortOptions,
-} from './services/stratumd/options.ts';
+import { createGatewayMetrics, type PortOptions } from './services/stratumd/options.ts';
 import { migrate } from './store/migrate.ts';
 import { type KeptThread, keepThread } from './threads.ts';
 
@@ -123,6 +121,10 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
     };
 
     const chain = await chooseChain(config, keep, log);
+    const coinbases = chain.pools.map((pool) => ({
+      id: pool.id,
+      coinbase: coinbaseRules(pool, config.network),
+    }));
 
     const disk = createDisk();
     const journal = await openJournal({
@@ -147,7 +149,24 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
       database: address,
       journalDirectory: config.journal.directory,
       committed: journal.committedPosition,
-      audit: { network: config.network, coinbaseTag: config.poolTag, payout: chain.payout },
+      shareproc: {
+        network: config.network,
+        coinbaseTag: config.poolTag,
+        pools: coinbases,
+        retentionDays: config.shareRetentionDays,
+      },
+    }));
+    // After the store: that one brings the schema up to date.
+    const payoutThread = await keep('payout', () => ({
+      database: address,
+      committed: journal.committedPosition,
+      options: {
+        network: config.network,
+        nodes: chain.nodes,
+        pools: chain.pools,
+        policy: config.payouts,
+        spanRetentionDays: config.spanRetentionDays,
+      },
     }));
     const db = await connectPostgres({
       ...address,
@@ -192,7 +211,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
       },
       {
         network: config.network,
-        payout: chain.payout,
+        pools: coinbases,
         coinbaseTag: config.poolTag,
         gateway: config.instance.gateway,
         versionMask: config.versionMask,
@@ -210,6 +229,11 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
       if (job.ok) gateway.setJob(job.value, clock.nowMs());
       else log.error('a job could not be read', { reason: job.reason });
     });
+    await bus.subscribe('mining.plans', 'gateway', async (records) => {
+      const plans = decodeCoinbasePlans(records.at(-1)!.value);
+      if (plans.ok) gateway.setPlans(plans.value, clock.nowMs());
+      else log.error('plans of coinbases could not be read', { reason: plans.reason });
+    });
 
     const nodeThread = await keep('node', () => ({
       dataDir: config.dataDir,
@@ -217,7 +241,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
         nodes: chain.nodes,
         network: config.network,
         poolTag: config.poolTag,
-        payout: proposalPayout(chain.payout),
+        pools: coinbases,
         ...config.jobs,
       },
     }));
@@ -236,7 +260,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
     started.push({ name: 'door', stop: () => door.stop() });
     log.info('miners are welcome', {
       ports: door.ports,
-      payout: chain.payout.mode,
+      pools: chain.pools.map(({ id, scheme }) => `${id} ${scheme}`),
       hash: accelerator?.name ?? 'TypeScript',
     });
 
@@ -270,7 +294,12 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
         journal,
         door,
         db,
-        threads: { node: nodeThread.thread, block: blockThread.thread, store: storeThread.thread },
+        threads: {
+          node: nodeThread.thread,
+          block: blockThread.thread,
+          store: storeThread.thread,
+          payout: payoutThread.thread,
+        },
       }),
       { api: config.api, metrics: config.metrics },
     );
@@ -382,7 +411,8 @@ async function joinThread(
 
 type Chain = {
   nodes: readonly NodeAddress[];
-  payout: PayoutOptions;
+  /** Whatever is paid to an address has one. */
+  pools: readonly PoolRules[];
   /** Who the demo's own miner mines for; empty with a node of the operator's. */
   address: string;
   ports: readonly PortOptions[];
@@ -399,9 +429,7 @@ async function chooseChain(
 ): Promise<Chain> {
   const { ports } = config.stratum;
   if (config.mode === 'node') {
-    if (config.payout === null) throw new StartError('POOL_ADDRESS is missing', EX_CONFIG);
-    const address = config.payout.mode === 'pool' ? config.payout.address : '';
-    return { nodes: config.nodes, payout: config.payout, address, ports };
+    return { nodes: config.nodes, pools: config.pools, address: '', ports };
   }
   log.info('no node is configured: starting a development chain and a small miner of our own', {
     hint: 'set BITCOIN_RPC_HOST and POOL_ADDRESS to mine on your own node',
@@ -423,12 +451,9 @@ async function chooseChain(
   }));
   const { node, address } = facts as DevnetFacts;
   replaceFile(addressPath, `${address}\n`);
-  const decoded = decodeAddress(address, 'regtest');
-  if (!decoded.ok)
-    throw new Error(`the development chain gave an address that is none: ${address}`);
   return {
     nodes: [node],
-    payout: config.payout ?? { mode: 'pool', script: decoded.script, address },
+    pools: config.pools.map((pool) => ({ ...pool, address: pool.address ?? address })),
     address,
     // Some shares for every block, so that there is something to see.
     ports: ports.map((port) => ({
@@ -438,11 +463,23 @@ async function chooseChain(
   };
 }
 
-/** In solo mode every miner's coinbase is its own; the node is asked about one with the same shape. */
-function proposalPayout(payout: PayoutOptions): ProposalPayout {
-  return payout.mode === 'pool'
-    ? { script: payout.script, fee: null }
-    : { script: null, fee: payout.fee };
+/** Who the coinbases of a pool pay. The addresses were checked with the configuration. */
+function coinbaseRules(pool: PoolRules, network: Network): CoinbaseRules {
+  const scriptOf = (address: string): Uint8Array => {
+    const decoded = decodeAddress(address, network);
+    if (!decoded.ok) throw new StartError(`${address}: ${decoded.reason}`, EX_CONFIG);
+    return decoded.script;
+  };
+  if (pool.scheme === 'solo' || pool.scheme === 'direct') {
+    const payee = pool.feeAddress ?? pool.address;
+    const hasFee = payee !== null && pool.feePpm > 0;
+    return {
+      mode: pool.scheme,
+      fee: hasFee ? { ppm: pool.feePpm, script: scriptOf(payee) } : null,
+    };
+  }
+  if (pool.address === null) throw new StartError(`pool ${pool.id} has no address`, EX_CONFIG);
+  return { mode: 'pool', script: scriptOf(pool.address), address: pool.address };
 }
 
 function readLease(path: string): number {

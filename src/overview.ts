@@ -3,19 +3,28 @@
  */
 import type { Journal } from './adapters/journal.ts';
 import type { Config } from './config.ts';
-import { encodeHexReversed } from './core/bitcoin/bytes.ts';
+import { decodeHexReversed, encodeHex, encodeHexReversed } from './core/bitcoin/bytes.ts';
+import type { Network } from './core/bitcoin/network.ts';
+import type { PoolRules } from './core/ledger/rules.ts';
+import { encodeStatement } from './core/ledger/statement.ts';
 import type { NodeAddress } from './core/node/rpc.ts';
 import { createMetrics, type Histogram } from './metrics.ts';
 import type { Clock, Db, Log } from './ports.ts';
 import type { LaneStatus } from './services/blocksubmit/lane.ts';
+import { statementOf } from './services/bookkeeping/round-views.ts';
+import { encodeProof } from './services/bookkeeping/rounds.ts';
 import type { JobmanagerStatus } from './services/jobmanager/jobmanager.ts';
+import type { PayoutdStatus } from './services/payoutd/payoutd.ts';
 import type { ShipperStatus } from './services/shareproc/shipper.ts';
+import type { MoneySources } from './services/status/money.ts';
 import type { StatusTools } from './services/status/status.ts';
-import type { Rates } from './services/status/views.ts';
+import type { PoolStatus, Rates } from './services/status/views.ts';
 import type { Door } from './services/stratumd/door.ts';
 import type { Gateway } from './services/stratumd/gateway.ts';
-import type { GatewayMetrics, PayoutOptions, PortOptions } from './services/stratumd/options.ts';
+import type { GatewayMetrics, PortOptions } from './services/stratumd/options.ts';
 import { listBlocks } from './store/blocks.ts';
+import { listEarnings, listPaidBatches, readEarnings } from './store/earnings.ts';
+import { listRounds, readRound } from './store/rounds.ts';
 import { poolTotals } from './store/status.ts';
 import type { KeptThread } from './threads.ts';
 
@@ -25,14 +34,18 @@ export type PoolParts = {
   version: string;
   startedAtMs: number;
   config: Config;
-  chain: { nodes: readonly NodeAddress[]; payout: PayoutOptions; ports: readonly PortOptions[] };
+  chain: {
+    nodes: readonly NodeAddress[];
+    pools: readonly PoolRules[];
+    ports: readonly PortOptions[];
+  };
   gateway: Gateway;
   metrics: GatewayMetrics;
   shareProcessing: Histogram;
   journal: Journal;
   door: Door;
   db: Db;
-  threads: { node: KeptThread; block: KeptThread; store: KeptThread };
+  threads: { node: KeptThread; block: KeptThread; store: KeptThread; payout: KeptThread };
 };
 
 /** The tools of the status service. Nothing in them throws but `blocks`, when the database is away. */
@@ -40,6 +53,8 @@ export function overlook(parts: PoolParts): StatusTools {
   const { clock, log, config, chain, gateway, metrics, journal, door, db, threads } = parts;
   const node = () => threads.node.status() as JobmanagerStatus | null;
   const lane = () => threads.block.status() as LaneStatus | null;
+  const payoutd = () => threads.payout.status() as PayoutdStatus | null;
+  const main = chain.pools[0]!;
   const shipper = () =>
     (threads.store.status() as { shipper: ShipperStatus } | null)?.shipper ?? null;
 
@@ -89,8 +104,10 @@ export function overlook(parts: PoolParts): StatusTools {
       return {
         version: parts.version,
         network: config.network,
-        payout: chain.payout.mode,
-        poolAddress: chain.payout.mode === 'pool' ? chain.payout.address : null,
+        payout: main.scheme,
+        poolAddress: main.scheme === 'solo' || main.scheme === 'direct' ? null : main.address,
+        pools: chain.pools.map((pool) => describePool(pool, payoutd())),
+        payouts: describePayouts(payoutd()),
         isDevelopment: config.mode === 'devnet',
         startedAtMs: parts.startedAtMs,
         height: snapshot.height,
@@ -127,7 +144,69 @@ export function overlook(parts: PoolParts): StatusTools {
         rewardSats: block.rewardSats,
       }));
     },
+    money: readMoney(db, config.network),
   };
+}
+
+function readMoney(db: Db, network: Network): MoneySources {
+  const statementAt = async (hashDisplay: string) => {
+    const round = await readRound(db, decodeHexReversed(hashDisplay)!);
+    return round === null ? null : statementOf(network, round);
+  };
+  return {
+    accounts: (limit) => listEarnings(db, { limit }),
+    account: (address) => readEarnings(db, address),
+    rounds: async (limit) =>
+      (await listRounds(db, { limit })).map((round) => ({
+        hashDisplay: encodeHexReversed(round.blockHash),
+        height: round.height,
+        pool: round.pool,
+        scheme: round.scheme,
+        state: round.state,
+        rewardSats: round.rewardSats,
+        foundAtMs: round.foundAtMs,
+        root: encodeHex(round.root),
+      })),
+    async statement(hashDisplay) {
+      const statement = await statementAt(hashDisplay);
+      return statement === null ? null : encodeStatement(statement);
+    },
+    async proof(hashDisplay, address) {
+      const statement = await statementAt(hashDisplay);
+      return statement === null ? null : encodeProof(statement, address);
+    },
+    payouts: async (limit) =>
+      (await listPaidBatches(db, { limit })).map(({ txid, ...batch }) => ({
+        ...batch,
+        txidDisplay: txid === null ? null : encodeHexReversed(txid),
+      })),
+  };
+}
+
+/** A pool as configured, and what became of it since. */
+function describePool(
+  rules: PoolRules,
+  payoutd: PayoutdStatus | null,
+): PoolStatus['pools'][number] {
+  const { id, scheme, feePpm } = rules;
+  const money = payoutd?.pools.find((pool) => pool.id === id);
+  const isGivenUp =
+    money?.countedBy !== null && money?.countedBy !== undefined && money.countedBy !== scheme;
+  return {
+    id,
+    scheme,
+    feePpm,
+    address: scheme === 'solo' || scheme === 'direct' ? null : rules.address,
+    note: isGivenUp ? `new shares count by ${money.countedBy}` : '',
+  };
+}
+
+function describePayouts(payoutd: PayoutdStatus | null): PoolStatus['payouts'] {
+  if (payoutd === null) return null;
+  const { payer, alarms, holdsLock } = payoutd;
+  if (!holdsLock) return { state: 'another process keeps the ledger', alarms };
+  if (payer === null) return { state: 'off', alarms };
+  return { state: payer.state, alarms: [...alarms, ...payer.alarms.map(({ text }) => text)] };
 }
 
 function addRates(all: readonly Rates[]): Rates {

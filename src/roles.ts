@@ -8,7 +8,8 @@ import type { NodeAddress } from './core/node/rpc.ts';
 import type { LogOptions } from './log.ts';
 import type { DevnetOptions } from './services/devnet/devnet.ts';
 import type { JobmanagerOptions } from './services/jobmanager/jobmanager.ts';
-import type { AuditOptions } from './services/shareproc/audit.ts';
+import type { PayoutdOptions } from './services/payoutd/payoutd.ts';
+import type { ShareprocOptions } from './services/shareproc/shareproc.ts';
 
 export type ThreadData = { log: LogOptions } & (
   | { role: 'node'; options: JobmanagerOptions; dataDir: string }
@@ -19,19 +20,33 @@ export type ThreadData = { log: LogOptions } & (
       journalDirectory: string;
       /** The journal's committed and shipped position. */
       committed: SharedArrayBuffer;
-      audit: AuditOptions;
+      shareproc: ShareprocOptions;
+    }
+  | {
+      role: 'payout';
+      database: PostgresAddress;
+      /** As for `store`. */
+      committed: SharedArrayBuffer;
+      options: PayoutdOptions;
     }
   | { role: 'devnet'; options: DevnetOptions; address: string | null }
 );
+
+/** The advisory lock of whoever keeps the ledger; another number than that of migrations. */
+export const LEDGER_LOCK = 4_714_212_010n;
 
 /** What `devnet` says when it is ready. */
 export type DevnetFacts = { node: NodeAddress; address: string };
 
 /** Which topics each role takes from the main thread's bus, and which it gives. */
 export const THREAD_TOPICS = {
-  node: { takes: [], gives: ['mining.jobs', 'mining.templates'] },
+  node: { takes: ['mining.plans'], gives: ['mining.jobs', 'mining.templates'] },
   block: { takes: ['mining.templates'], gives: ['block.candidates', 'block.outcome'] },
-  store: { takes: ['mining.jobs', 'block.candidates', 'block.outcome'], gives: [] },
+  store: {
+    takes: ['mining.jobs', 'mining.plans', 'block.candidates', 'block.outcome'],
+    gives: [],
+  },
+  payout: { takes: [], gives: ['mining.plans'] },
   devnet: { takes: [], gives: [] },
 } as const satisfies Record<
   ThreadData['role'],

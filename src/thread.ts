@@ -6,11 +6,12 @@ import { join } from 'node:path';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { bridge } from './adapters/bus/bridge.ts';
 import { createMemoryBus, type MemoryBus } from './adapters/bus/memory.ts';
+import { takeAdvisoryLock } from './adapters/db/advisory-lock.ts';
 import { readMigrations } from './adapters/db/migrations.ts';
 import { connectPostgres } from './adapters/db/postgres.ts';
 import { createDisk } from './adapters/disk.ts';
 import { readFileIfAny, replaceFile } from './adapters/files.ts';
-import { openJournalReader } from './adapters/journal.ts';
+import { isAllShipped, openJournalReader } from './adapters/journal.ts';
 import { createRpc } from './adapters/node/rpc.ts';
 import { subscribeZmq } from './adapters/node/zmq.ts';
 import { loadAccelerator } from './adapters/pow/sha256d.ts';
@@ -19,10 +20,11 @@ import { foldInTypescript } from './core/work/fold.ts';
 import { createLog, type OpenLog } from './log.ts';
 import { createMeter, type Meter } from './meter.ts';
 import type { Clock } from './ports.ts';
-import { type DevnetFacts, THREAD_TOPICS, type ThreadData } from './roles.ts';
+import { type DevnetFacts, LEDGER_LOCK, THREAD_TOPICS, type ThreadData } from './roles.ts';
 import { startBlockLane } from './services/blocksubmit/lane.ts';
 import { type Devnet, startDevnet } from './services/devnet/devnet.ts';
 import { startJobmanager } from './services/jobmanager/jobmanager.ts';
+import { startPayoutd } from './services/payoutd/payoutd.ts';
 import { startShareproc } from './services/shareproc/shareproc.ts';
 import { startShipper } from './services/shareproc/shipper.ts';
 import { migrate, SchemaTooNewError } from './store/migrate.ts';
@@ -139,7 +141,7 @@ async function startRole(
           : error;
       }
       const hash = loadAccelerator()?.hash ?? foldInTypescript;
-      const shareproc = await startShareproc({ bus, db, log, clock, hash }, data.audit);
+      const shareproc = await startShareproc({ bus, db, log, clock, hash }, data.shareproc);
       await joinMain();
       const source = await openJournalReader({
         disk: createDisk(),
@@ -154,6 +156,43 @@ async function startRole(
           await shipper.stop(DRAIN_MS);
           await source.stop();
           await shareproc.stop();
+          await db.stop();
+        },
+      };
+    }
+    case 'payout': {
+      // Its own connections: money must not wait behind shares.
+      const db = await connectPostgres({
+        ...data.database,
+        log,
+        connectionsMax: 3,
+        name: 'headframe payout',
+      });
+      await joinMain();
+      const payoutd = await startPayoutd(
+        {
+          clock,
+          log,
+          db,
+          bus,
+          meter,
+          fault: () => {},
+          openRpc: openRpcWith(log),
+          isShipperIdle: () => isAllShipped(data.committed),
+          takeLock: () =>
+            takeAdvisoryLock({
+              ...data.database,
+              log,
+              key: LEDGER_LOCK,
+              name: 'headframe ledger lock',
+            }),
+        },
+        data.options,
+      );
+      return {
+        status: () => payoutd.status(),
+        stop: async () => {
+          await payoutd.stop();
           await db.stop();
         },
       };

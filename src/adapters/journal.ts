@@ -535,6 +535,14 @@ export type JournalReaderOptions = {
   recordsMax?: number;
 };
 
+/** Whether everything committed has been shipped, as `committedPosition` says; from any thread. */
+export function isAllShipped(committed: SharedArrayBuffer): boolean {
+  const view = new BigInt64Array(committed);
+  // Shipped first: it never passes what was committed before.
+  const shipped = Atomics.load(view, SHIPPED);
+  return shipped >= Atomics.load(view, COMMITTED);
+}
+
 /** Opens the reading end. The journal must have been opened before, in this process. */
 export async function openJournalReader(options: JournalReaderOptions): Promise<JournalReader> {
   const { disk, directory, log } = options;
