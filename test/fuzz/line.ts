@@ -17,6 +17,7 @@ import {
   decodeSuggestedTarget,
 } from '../../src/core/stratum/suggest.ts';
 import { decodePassword, decodeUsername } from '../../src/core/stratum/username.ts';
+import { MINER, OTHER_MINER, POOL } from '../services/stratumd/gateway-rig.ts';
 import { createRandom, type Random } from './random.ts';
 
 /** Runs `count` lines from a seed; throws with the seed in the message. */
@@ -96,12 +97,33 @@ function check(line: string, random: Random): void {
         assert.ok(suggestion.difficulty > 0 && Number.isFinite(suggestion.difficulty));
     }
   }
+  const split = decodeUsername(createSplit(random), 'regtest', SESSION_LIMITS);
+  if (split.ok) {
+    // One spelling per account, and somebody to pay.
+    const again = decodeUsername(split.account, 'regtest', SESSION_LIMITS);
+    assert.ok(again.ok && again.account === split.account);
+    assert.deepEqual(again.parts, split.parts);
+    assert.ok(split.parts.length >= 1 && split.parts.every(({ weight }) => weight >= 1n));
+  } else {
+    assert.ok(['split-invalid', 'username-invalid', 'worker-name'].includes(split.error));
+  }
   const text = random.text(12);
   const decimal = decodeDecimal(text);
   assert.ok(decimal === null || (Number.isFinite(decimal) && decimal >= 0));
   const hex = decodeHex32(text);
   assert.ok(hex === -1 || (hex >= 0 && hex < 2 ** 32));
   assert.ok(findProfile(text).name.length > 0);
+}
+
+/** Texts near a split of several addresses. */
+function createSplit(random: Random): string {
+  const pieces = Array.from({ length: 1 + random.below(9) }, () => {
+    const address = random.pick([MINER, OTHER_MINER, POOL, MINER.toUpperCase(), random.text(8)]);
+    const weight = random.pick(['*1', '*60', '*10000', '*0', '', `*${random.number()}`]);
+    return `${address}${weight}`;
+  });
+  const worker = random.pick(['', '.w', '_w', '.w+5', random.text(4)]);
+  return pieces.join(random.chance(0.9) ? ',' : random.text(1)) + worker;
 }
 
 if (import.meta.main) {

@@ -84,6 +84,7 @@ function createLine(random: Random, client: Client, job: ReturnType<typeof creat
       `{"id":1,"method":"mining.subscribe","params":["fuzz"]}`,
       `{"id":2,"method":"mining.authorize","params":["${MINER}.w","d=${random.number()}"]}`,
       `{"id":2,"method":"mining.authorize","params":["${OTHER_MINER}.w","x"]}`,
+      `{"id":2,"method":"mining.authorize","params":["${MINER}*${random.below(12_000)},${OTHER_MINER}*${random.below(5)}.w","x"]}`,
       `{"id":3,"method":"mining.configure","params":[["version-rolling"],{"version-rolling.mask":"ffffffff"}]}`,
     ]);
   }

@@ -6,11 +6,12 @@ import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { createMemoryBus } from '../../../src/adapters/bus/memory.ts';
 import { createRpc } from '../../../src/adapters/node/rpc.ts';
-import { encodeHexReversed } from '../../../src/core/bitcoin/bytes.ts';
+import { encodeHex, encodeHexReversed } from '../../../src/core/bitcoin/bytes.ts';
 import type { OpenHints, TipHint } from '../../../src/core/node/rpc.ts';
 import type { Job } from '../../../src/core/work/job.ts';
 import type { TemplateBody } from '../../../src/messages/block.ts';
-import { decodeJob, decodeTemplateBody } from '../../../src/messages/codec.ts';
+import { decodeJob, decodeTemplateBody, encodeCoinbasePlans } from '../../../src/messages/codec.ts';
+import type { Bus } from '../../../src/ports.ts';
 import {
   type Jobmanager,
   type JobmanagerOptions,
@@ -37,6 +38,7 @@ async function createNode(options?: { genesis: string }): Promise<FakeNode> {
 }
 
 type World = {
+  bus: Bus;
   manager: Jobmanager;
   jobs: Job[];
   bodies: Map<string, TemplateBody>;
@@ -116,6 +118,7 @@ async function start(nodes: FakeNode[], options: Partial<JobmanagerOptions> = {}
   });
   return {
     manager,
+    bus,
     jobs,
     bodies,
     log,
@@ -411,6 +414,46 @@ describe('proposals', () => {
       proposed[0]!.slice(8, 72),
       Buffer.from(world.last()!.previousHash).toString('hex'),
     );
+  });
+
+  it('the largest coinbase that a plan makes is proposed too, and its refusal withdraws the job', async () => {
+    const node = await createNode();
+    const proposed: string[] = [];
+    let bad = false;
+    const paid = Array.from({ length: 60 }, (_, at) => {
+      const script = Uint8Array.of(0, 20, at, ...new Array<number>(19).fill(9));
+      return { address: `a${at}`, script, weight: 1n, carrySats: 0n };
+    });
+    const isPlanned = (hex: string) => hex.includes(encodeHex(paid[59]!.script));
+    node.proposalAnswer = (hex) => {
+      proposed.push(hex);
+      return bad && isPlanned(hex) ? 'bad-blk-sigops' : null;
+    };
+    const world = await start([node], {
+      feeCheckMs: 30,
+      feeRiseSats: 1,
+      pools: [
+        { id: 'main', coinbase: { mode: 'solo', fee: null } },
+        { id: 'plan', coinbase: { mode: 'direct', fee: null } },
+      ],
+    });
+    await until('a proposal', () => proposed.length === 1);
+    assert.equal(isPlanned(proposed[0]!), false);
+    const plan = {
+      planId: '0123456789abcdef',
+      pool: 'plan',
+      lastSeq: 1n,
+      totalWeight: 60n,
+      entries: paid,
+      createdAtMs: 1,
+    };
+    await world.bus.publish('mining.plans', [{ key: 'plans', value: encodeCoinbasePlans([plan]) }]);
+    node.transactions = [fakeTransaction(0, 0, 7000)];
+    await until('both kinds of coinbase', () => proposed.length === 3);
+    assert.deepEqual(proposed.map(isPlanned), [false, false, true]);
+    bad = true;
+    node.transactions = [fakeTransaction(0, 0, 9000)];
+    await until('a withdrawal', () => world.counts.get('jobs_withdrawn') !== undefined);
   });
 
   it('a refused job is withdrawn for one that was accepted, and the richer one comes when it is accepted', async () => {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { encodeHex } from '../../../src/core/bitcoin/bytes.ts';
+import type { CoinbasePlan } from '../../../src/core/ledger/plan.ts';
 import { buildJob } from '../../../src/core/work/job.ts';
 import type { CoinbasePool } from '../../../src/core/work/payout.ts';
 import { decodeTemplate } from '../../../src/core/work/template.ts';
@@ -16,6 +17,7 @@ import { createJobIds, type Mark } from '../../../src/services/jobmanager/job-id
 import { emptyTemplate, encodeProposalFronts } from '../../../src/services/jobmanager/proposal.ts';
 import { fakeTransaction, startFakeNode } from '../../tools/fake-node.ts';
 import { createMemoryLog } from '../../tools/waiting.ts';
+import { createJob } from '../stratumd/gateway-rig.ts';
 
 function view(name: string, fields: Partial<NodeView> = {}): NodeView {
   return {
@@ -164,6 +166,37 @@ describe('job ids', () => {
 const SOLO: CoinbasePool[] = [{ id: 'main', coinbase: { mode: 'solo', fee: null } }];
 
 describe('proposal', () => {
+  it('asks about one coinbase of each kind: that of a plan only where there is one', async () => {
+    const job = createJob({ witnessCommitment: new Uint8Array(38).fill(4) });
+    const entries = Array.from({ length: 30 }, (_, at) => ({
+      address: `a${at}`,
+      script: Uint8Array.of(0, 20, at, ...new Array<number>(19).fill(9)),
+      weight: 1n,
+      carrySats: 0n,
+    }));
+    const plan = {
+      planId: '0123456789abcdef',
+      pool: 'direct',
+      lastSeq: 1n,
+      totalWeight: 30n,
+      entries,
+      createdAtMs: 1,
+    };
+    const direct: CoinbasePool = { id: 'direct', coinbase: { mode: 'direct', fee: null } };
+    const smaller: CoinbasePool = { id: 'smaller', coinbase: { mode: 'direct', fee: null } };
+    const few = { ...plan, pool: 'smaller', entries: entries.slice(0, 3) };
+    const sizes = (pools: readonly CoinbasePool[], plans: readonly CoinbasePlan[]) => {
+      const encoded = encodeProposalFronts(job, { tag: 't', pools, plans });
+      assert.ok(encoded.ok);
+      return encoded.fronts.map((front) => front.length / 2);
+    };
+    const [plain] = sizes(SOLO, []);
+    assert.deepEqual(sizes([...SOLO, direct], []), [plain]);
+    assert.deepEqual(sizes([...SOLO, direct], [plan]), [plain, plain! + 29 * 31]);
+    assert.deepEqual(sizes([smaller, ...SOLO, direct], [few, plan]), [plain, plain! + 29 * 31]);
+    assert.deepEqual(sizes([direct], [plan]), [plain! + 29 * 31]);
+  });
+
   it('builds the block front, and an empty template worth the subsidy', async () => {
     const node = await startFakeNode();
     node.transactions = [fakeTransaction(0, 10), fakeTransaction(1, 0)];

@@ -2,8 +2,15 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createMemoryBus } from '../../../src/adapters/bus/memory.ts';
 import { decodeBits, targetOfDifficulty } from '../../../src/core/bitcoin/target.ts';
+import type { CoinbasePlan } from '../../../src/core/ledger/plan.ts';
 import { foldInTypescript } from '../../../src/core/work/fold.ts';
-import { buildJobCoinbase, EXTRANONCE_BYTES, type Job } from '../../../src/core/work/job.ts';
+import {
+  buildJobCoinbase,
+  type CoinbaseParts,
+  EXTRANONCE_BYTES,
+  type Job,
+} from '../../../src/core/work/job.ts';
+import { buildPoolCoinbase, type CoinbasePool } from '../../../src/core/work/payout.ts';
 import { compileWork, fillWork, meetsTarget, prepareTarget } from '../../../src/core/work/share.ts';
 import {
   decodeRejectedShare,
@@ -55,14 +62,18 @@ const JOB: Job = {
 };
 
 /** A share that a gateway would have accepted: the header is really hashed. */
-function trueShare(nonce: number, more: Partial<ShareRecord> = {}): ShareRecord {
+function trueShare(
+  nonce: number,
+  more: Partial<ShareRecord> = {},
+  parts: CoinbaseParts | null = null,
+): ShareRecord {
   const built = buildJobCoinbase(JOB, {
     tag: OPTIONS.coinbaseTag,
     extranonceBytes: EXTRANONCE_BYTES,
     outputs: [{ script: SCRIPT, valueSats: JOB.coinbaseValueSats }],
   });
   assert.ok(built.ok);
-  const work = compileWork(JOB, built.parts);
+  const work = compileWork(JOB, parts ?? built.parts);
   fillWork(work, {
     extranonce1: 0x01020304,
     extranonce2High: 5,
@@ -96,6 +107,35 @@ function trueShare(nonce: number, more: Partial<ShareRecord> = {}): ShareRecord 
     coinbaseBytes: 0,
     ...more,
   };
+}
+
+/** Pays more people than the smaller sizes have room for. */
+const PLAN: CoinbasePlan = {
+  planId: 'feedfeedfeedfeed',
+  pool: 'direct',
+  lastSeq: 9n,
+  totalWeight: 20n,
+  entries: Array.from({ length: 20 }, (_, at) => ({
+    address: `a${at}`,
+    script: Uint8Array.from([0x00, 0x14, at, ...new Uint8Array(19).fill(8)]),
+    weight: 1n,
+    carrySats: 0n,
+  })),
+  createdAtMs: NOW_MS,
+};
+
+/** The same as `trueShare`, on the coinbase that the plan makes. */
+function plannedShare(nonce: number, coinbaseBytes: number): ShareRecord {
+  const built = buildPoolCoinbase(JOB, {
+    tag: OPTIONS.coinbaseTag,
+    rules: { mode: 'direct', fee: null },
+    finder: [],
+    plan: PLAN,
+    coinbaseBytesMax: coinbaseBytes,
+  });
+  assert.ok(built.ok);
+  const { planId } = built;
+  return trueShare(nonce, { pool: 'direct', planId, coinbaseBytes }, built.parts);
 }
 
 const record = (share: ShareRecord) => ({ key: share.sessionId, value: encodeShare(share) });
@@ -158,6 +198,58 @@ describe('audit', () => {
     assert.ok(other.verdict === 'rejected' && other.reason === 'audit-hash');
     const none = solo.audit(trueShare(1));
     assert.ok(none.verdict === 'rejected' && none.reason === 'audit-account');
+  });
+
+  test('a pool that is none, bits or a value that are not of its job: refused', () => {
+    for (const [change, reason] of [
+      [{ pool: 'other' }, 'audit-pool'],
+      [{ pool: 'other', jobId: 'ffff' }, 'audit-pool'],
+      [{ networkBits: JOB.bits + 1 }, 'audit-job'],
+      [{ networkBits: 0 }, 'audit-job'],
+      [{ jobValueSats: JOB.coinbaseValueSats + 1n }, 'audit-job'],
+      [{ jobValueSats: 0n }, 'audit-job'],
+      [{ planId: 'feedfeedfeedfeed', coinbaseBytes: 500 }, 'audit-coinbase'],
+      [{ coinbaseBytes: 500 }, 'audit-coinbase'],
+    ] as const) {
+      const own = new Auditor(foldInTypescript, OPTIONS);
+      own.addJob(JOB);
+      own.addPlans([{ ...PLAN, pool: 'main' }]);
+      const verdict = own.audit(trueShare(1, change));
+      assert.ok(
+        verdict.verdict === 'rejected',
+        JSON.stringify(change, (_, v) => String(v)),
+      );
+      assert.equal(verdict.reason, reason);
+    }
+  });
+
+  test('direct: the coinbase is rebuilt from the plan; a plan that is gone leaves the share unaudited', () => {
+    const pools: CoinbasePool[] = [{ id: 'direct', coinbase: { mode: 'direct', fee: null } }];
+    const auditing = new Auditor(foldInTypescript, { ...OPTIONS, pools });
+    auditing.addJob(JOB);
+    const share = plannedShare(1, 500);
+    assert.deepEqual(auditing.audit(share), { verdict: 'unaudited' });
+    assert.equal(auditing.audit({ ...share, difficulty: 1e9 }).verdict, 'rejected');
+    auditing.addPlans([PLAN]);
+    assert.deepEqual(auditing.audit(share), { verdict: 'valid' });
+    for (const change of [
+      { coinbaseBytes: 256 },
+      { planId: '', account: 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080' },
+    ]) {
+      const verdict = auditing.audit({ ...share, ...change });
+      assert.ok(verdict.verdict === 'rejected' && verdict.reason === 'audit-hash');
+    }
+    for (const coinbaseBytes of [0, 499, 2 ** 31]) {
+      const verdict = auditing.audit({ ...share, coinbaseBytes });
+      assert.ok(verdict.verdict === 'rejected' && verdict.reason === 'audit-coinbase');
+    }
+    // 64 newer ones push it out.
+    const newer = Array.from({ length: 64 }, (_, at) => ({
+      ...PLAN,
+      planId: at.toString(16).padStart(16, '0'),
+    }));
+    auditing.addPlans(newer);
+    assert.deepEqual(auditing.audit(share), { verdict: 'unaudited' });
   });
 
   test('forgets the oldest jobs first', () => {
