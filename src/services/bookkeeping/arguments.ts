@@ -67,12 +67,12 @@ export function readRequest(forms: readonly Form[], argv: readonly string[]): Re
       continue;
     }
     const { name } = token;
-    const placeholder = Object.hasOwn(form.options, name) ? form.options[name] : undefined;
-    if (placeholder === undefined) errors.push(`unknown option ${printable(token.rawName)}`);
+    const standsFor = Object.hasOwn(form.options, name) ? form.options[name] : undefined;
+    if (standsFor === undefined) errors.push(`unknown option ${printable(token.rawName)}`);
     else if (options.has(name)) errors.push(`--${name} is given twice`);
-    else if (placeholder !== null && !/^(?!--).+/s.test(token.value ?? ''))
-      errors.push(`--${name} needs a value: ${placeholder}`);
-    else if (placeholder === null && token.value !== undefined)
+    else if (standsFor !== null && !/^(?!--).+/s.test(token.value ?? ''))
+      errors.push(`--${name} needs a value: ${standsFor}`);
+    else if (standsFor === null && token.value !== undefined)
       errors.push(`--${name} takes no value`);
     else options.set(name, token.value ?? '');
   }

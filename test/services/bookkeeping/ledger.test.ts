@@ -332,7 +332,7 @@ for (const kind of SERVER_KINDS) {
         [['--hold', '--no-hold'], 2, /do not go together/],
         [['--fee-percent', '100.1'], 2, /no percentage/],
         [['--fee-percent', '1%'], 2, /no percentage/],
-        [['--minimum', '0.001 BTC'], 2, /may ask for more, never for less/],
+        [['--minimum', '9999 sat'], 2, /may ask for more, never for less/],
         [['--fee-percent', '99.5'], 1, /more than 100% together/],
       ] as const) {
         const refused = await set(...options);

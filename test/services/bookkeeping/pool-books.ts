@@ -5,7 +5,7 @@
 import { encodeAddress } from '../../../src/core/bitcoin/address.ts';
 import { decodeHex, encodeHexReversed } from '../../../src/core/bitcoin/bytes.ts';
 import { networkWorkOfBits } from '../../../src/core/ledger/reward.ts';
-import type { PayoutPolicy, PoolRules, Scheme } from '../../../src/core/ledger/rules.ts';
+import type { PoolRules, Scheme } from '../../../src/core/ledger/rules.ts';
 import { SCHEMES } from '../../../src/core/ledger/schemes.ts';
 import { expandSplits } from '../../../src/core/ledger/shares.ts';
 import { makeStatement, type RoundStatement } from '../../../src/core/ledger/statement.ts';
@@ -21,6 +21,7 @@ import { type LedgerAccount, type LedgerKind, postLedger } from '../../../src/st
 import { recordRound, setRoundState } from '../../../src/store/rounds.ts';
 import { makeSharePartitions, recordShares } from '../../../src/store/shares.ts';
 import { readWindow } from '../../../src/store/windows.ts';
+import { POLICY } from '../../tools/payer-rig.ts';
 
 export const NOON_MS = Date.UTC(2026, 10, 21, 12);
 /** Difficulty 1. */
@@ -45,23 +46,6 @@ export const MAIN: PoolRules = {
   address: addressOf(99),
   ruinPpmMax: 10_000,
   onRuin: 'refuse',
-};
-
-export const POLICY: PayoutPolicy = {
-  wallet: 'hot',
-  signing: 'hot',
-  minimumSats: 1_000_000n,
-  schedule: { kind: 'every', intervalMs: 60_000 },
-  feePolicy: 'pool',
-  feeRateMaxSatsPerVb: 100,
-  feePpmMax: 20_000,
-  confirmTarget: 6,
-  outputsMax: 200,
-  transactionMaxSats: 100_000_000_000n,
-  dailyMaxSats: 100_000_000_000n,
-  confirmations: 6,
-  maturity: 101,
-  bumpAfterMs: 600_000,
 };
 
 function hashOf(number: number): Uint8Array {
@@ -263,7 +247,7 @@ export type Said = { exitCode: ExitCode; out: string[]; faults: string[]; asked:
 /** Somebody at a desk. `answers`: what is said to a question; none is no. */
 export function sitAt(
   db: Db | Error,
-  given: Partial<Pick<Desk, 'pools' | 'policy'>> & { answer?: boolean } = {},
+  given: Partial<Pick<Desk, 'pools' | 'policy' | 'clock'>> & { answer?: boolean } = {},
 ): {
   ledger(...argv: string[]): Promise<Said>;
   payout(...argv: string[]): Promise<Said>;
@@ -285,7 +269,7 @@ export function sitAt(
             said.asked.push(question);
             return given.answer ?? false;
           },
-          clock: { nowMs: () => NOON_MS + 60_000 },
+          clock: given.clock ?? { nowMs: () => NOON_MS + 60_000 },
           network: 'regtest',
           pools: given.pools ?? [MAIN],
           policy: given.policy === undefined ? POLICY : given.policy,
