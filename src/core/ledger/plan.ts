@@ -103,7 +103,6 @@ export function planOutputs(
 ): CoinbaseOutput[] {
   const ranked = plan.entries
     .map((entry, at) => ({ entry, at, dueSats: dueOf(entry, plan.totalWeight, valueSats) }))
-    .filter(({ dueSats }) => dueSats > 0n)
     .sort((a, b) => byDue(a, b) || a.at - b.at);
   const taken: typeof ranked = [];
   let leftBytes = budget.bytesMax;

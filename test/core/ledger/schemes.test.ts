@@ -259,6 +259,12 @@ test('the window of PPLNS is the factor times the network’s difficulty, by fra
   );
 });
 
+test('the smallest factor at the smallest difficulty still asks for one unit of work', () => {
+  const shares = logOf([{ account: 0, work: 9n }]);
+  const find = findOf(shares, 0x207fffff, { kind: 'work', factorPpm: 1n });
+  assert.deepEqual(SCHEMES.pplns.span(find), { kind: 'work', work: 1n });
+});
+
 test('a window by days begins so long before the find, PROP’s after the block before, SOLO’s is one share', () => {
   const find: Find = {
     seq: 90n,

@@ -218,6 +218,57 @@ test('a forger who makes the root fit is found by the rules: any satoshi, from a
   }
 });
 
+/** The same statement under the root that fits it, as its check tells it. */
+function reroot(statement: RoundStatement): RoundStatement {
+  const text = findingsOf(statement);
+  const hash = /^root: \w+ is stated, (\w+) is right$/m.exec(text)?.[1];
+  const sumSats = /^sum under the root: \d+ is stated, (\d+) is right$/m.exec(text)?.[1];
+  const { root } = statement;
+  return { ...statement, root: { hash: hash ?? root.hash, sumSats: sumSats ?? root.sumSats } };
+}
+
+test('under a root that fits, rules find every change but of what only chain and share log can tell', () => {
+  // Where the block stands, and between which shares; the latter is what the shares are for.
+  const free =
+    /^(pool|network|block,(hash|height|foundAtMs)|window,(firstSeq|lastSeq|boundary,(work|countedWork)))$/;
+  for (const scheme of ['pplns', 'direct', 'prop', 'pps'] as const) {
+    const statement = makeStatement(roundOf(scheme, 7).facts);
+    let found = 0;
+    for (const [path, value] of placesOf(statement)) {
+      if (path[0] === 'root' || free.test(path.join())) continue;
+      if (path.at(-1) === 'address') continue;
+      const more = typeof value === 'number' ? value + 1 : `${value}1`;
+      const next = /^\d+$/.test(`${value}`) ? `${BigInt(`${value}`) + 1n}` : more;
+      const other = changed(statement, path, typeof value === 'number' ? more : (next as string));
+      assert.notEqual(findingsOf(reroot(other)), '', `${scheme} ${path}: ${value}`);
+      found += 1;
+    }
+    assert.ok(found >= 9);
+  }
+  const { facts } = roundOf('pplns', 4);
+  const honest = makeStatement(facts);
+  const { boundary, firstSeq, totalWork } = honest.window;
+  assert.ok(boundary !== null);
+  const wrong: [string, unknown, RegExp][] = [
+    ['boundary', { ...boundary, seq: `${BigInt(firstSeq) + 1n}` }, /^boundary: /m],
+    ['boundary', { ...boundary, countedWork: boundary.work }, /is not a part/],
+    ['boundary', { ...boundary, countedWork: '0' }, /is not a part/],
+    ['wantedWork', `${BigInt(totalWork) + 1n}`, /work with a boundary/],
+    ['wantedWork', `${BigInt(totalWork) - 1n}`, /were asked for/],
+    ['totalWork', `${BigInt(totalWork) + 1n}`, /^total work: /m],
+    ['firstSeq', '999999', /begins at 999999/],
+    ['rule', 'whatever suits the operator', /^rule: /m],
+  ];
+  for (const [field, value, finding] of wrong) {
+    const text = findingsOf(reroot(changed(honest, ['window', field], value)));
+    assert.match(text, finding, field);
+    assert.doesNotMatch(text, /^root: /m);
+  }
+  const prop = makeStatement(roundOf('prop', 4).facts);
+  const asks = reroot(changed(prop, ['window', 'wantedWork'], prop.window.totalWork));
+  assert.match(findingsOf(asks), /scheme prop does not ask for an amount of work/);
+});
+
 test('a forger who changes work or the window consistently is found by the shares', () => {
   const { facts, shares } = roundOf('pplns', 4);
   assert.ok(facts.window.boundary !== null && shares.length > 3);

@@ -104,6 +104,7 @@ test('amounts below zero or over all money are refused wherever they stand', () 
   const [step] = stepsOf(list, 0);
   // What a forger would want: a sibling that owes, so that the sum looks small.
   assert.ok(!climbsTo(list[0]!, [{ ...step!, sumSats: -6n }], { ...root, sumSats: -1n }));
+  assert.ok(!climbsTo(list[0]!, [{ ...step!, sumSats: -3n }], { ...root, sumSats: 2n }));
   assert.ok(!climbsTo({ content: 'a', sats: -5n }, [step!], root));
   assert.ok(!climbsTo(list[0]!, [{ ...step!, sumSats: MONEY_MAX_SATS }], root));
   assert.ok(!climbsTo(list[0]!, [{ ...step!, sumSats: 1n << 64n }], root));
