@@ -484,6 +484,15 @@ test('paid amounts stand only where the coinbase pays, for all, and add up', () 
   );
 });
 
+test('a donation of more than the fee leaves is found', () => {
+  const { facts } = roundOf('prop', 3);
+  const credits = facts.credits.map((one) => ({ ...one, feePpm: 999_999, donationPpm: 2 }));
+  const { credits: settled, ...rest } = settleRound(REWARD, credits);
+  const stated = settled.map((one) => ({ ...one, donationPpm: 2 }));
+  const statement = makeStatement({ ...facts, ...rest, credits: stated });
+  assert.match(findingsOf(statement), /^donation of bc1q\w+, ppm: 2 is stated, 1 is right$/m);
+});
+
 test('more given out than there was is a bug', () => {
   const { facts } = roundOf('pplns', 3);
   const operatorSats = facts.operatorSats + 1n;
