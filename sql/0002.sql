@@ -63,7 +63,7 @@ WHERE last_seq > 0;
 -- The lowest begins with a span that is there as a whole, the higher ones with the one that holds it.
 INSERT INTO share_span_heads
 SELECT level, size, (first_seq - 1 + CASE level WHEN 0 THEN size - 1 ELSE 0 END) / size
-FROM share_sequence, (VALUES (0::smallint, 4096::bigint), (1, 65536), (2, 1048576)) AS given(level, size);
+FROM share_sequence, (VALUES (0::smallint, 4096::bigint), (1, 65536), (2, 262144), (3, 1048576)) AS given(level, size);
 
 -- Removes the partitions of days before `day`, oldest first, up to the first that has a share no span holds yet or somebody still
 -- needs, and remembers that shares from before the last removed are no longer taken.

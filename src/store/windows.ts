@@ -1,8 +1,8 @@
 /**
  * Which shares a round counts, exact to the last unit of work, read from sums instead of shares.
  *
- * Spans (see `sql/0002.sql`) of three levels hold what each account worked in 4,096, 65,536 and 1,048,576 sequence numbers. A window is
- * the whole spans in it and the raw shares at its two edges. Sequence numbers decide, never clocks: only a window by time asks for times,
+ * Spans (see `sql/0002.sql`) of four levels hold what each account worked in 4,096, 65,536, 262,144 and 1,048,576 sequence numbers. A
+ * window is the whole spans in it and the raw shares at its two edges. Sequence numbers decide, never clocks: only a window by time asks for times,
  * and asks every share. What lies before the log's beginning, and raw shares at an edge that retention has removed, count for nobody.
  *
  * Refused: a window that ends after the newest share; payment by the share over shares that are gone.

@@ -33,8 +33,8 @@ const DIFFICULTIES = [2 ** -48, 1e-16, 1e15, 1e-9, 1, 8192, 3.7, 65536.5] as con
 const SIZES = [
   [4n, 16n, 64n],
   [3n, 6n, 24n],
-  [5n, 20n, 40n],
-  [1n, 2n, 8n],
+  [5n, 20n, 40n, 80n],
+  [1n, 2n, 8n, 32n],
   [8n, 8n, 16n],
 ] as const;
 

@@ -82,6 +82,7 @@ export async function setSpanSizes(db: Db, sizes: readonly bigint[]): Promise<vo
   for (const [level, size] of sizes.entries()) {
     await db.query('UPDATE share_span_heads SET size = $2 WHERE level = $1', [level, size]);
   }
+  await db.query('DELETE FROM share_span_heads WHERE level >= $1', [sizes.length]);
 }
 
 /** A window by the book: every share of the tape is looked at, from the newest to the oldest. Accounts are known by address. */
