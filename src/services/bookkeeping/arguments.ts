@@ -33,7 +33,7 @@ export type RequestAnswer =
   | { kind: 'help' }
   | { kind: 'usage'; errors: string[] };
 
-const WORD_CHARS_MAX = 1_024;
+const WORD_BYTES_MAX = 1_000;
 const PRINTABLE_CHARS_MAX = 2_000;
 
 /** Reads what stands behind the command. */
@@ -85,8 +85,12 @@ export function readRequest(forms: readonly Form[], argv: readonly string[]): Re
     if (!options.has(name)) errors.push(`--${name} is missing`);
   }
   for (const text of [...words, ...options.values()]) {
-    if (text.length > WORD_CHARS_MAX || /[\x00-\x1f\x7f]/.test(text) || !text.isWellFormed())
-      errors.push(`a word is longer than ${WORD_CHARS_MAX} characters or holds control characters`);
+    if (
+      Buffer.byteLength(text) > WORD_BYTES_MAX ||
+      /[\x00-\x1f\x7f]/.test(text) ||
+      !text.isWellFormed()
+    )
+      errors.push(`a word is longer than ${WORD_BYTES_MAX} bytes or holds control characters`);
   }
   return errors.length > 0
     ? { kind: 'usage', errors: errors.map((error) => `${form.name} ${error}`.trim()) }

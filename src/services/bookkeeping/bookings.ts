@@ -22,6 +22,7 @@ import {
   type LedgerAccount,
   lockLedger,
   type Posting,
+  PostingConflictError,
   postLedger,
   readBalance,
   recordNote,
@@ -40,7 +41,7 @@ import {
   refuse,
 } from './conduct.ts';
 import { type Desk, EXIT, type ExitCode } from './desk.ts';
-import { formatPpm, formatTime } from './table.ts';
+import { formatPpm } from './table.ts';
 
 /** `ledger credit`: from the operator's account to an address. */
 export async function creditByHand(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
@@ -104,6 +105,9 @@ export async function fundPool(desk: Desk, db: Db, request: Request): Promise<Ex
 
 type Tx = Pick<Db, 'query'>;
 
+/** The constraint that keeps balances from going below zero. */
+const BELOW_ZERO = 'ledger_accounts_balance';
+
 type Booking = {
   action: 'credit' | 'fund';
   kind: Posting['kind'];
@@ -121,60 +125,53 @@ async function book(desk: Desk, db: Db, booking: Booking): Promise<ExitCode> {
   const atMs = desk.clock.nowMs();
   const actor = actorOf(desk);
   const said = JSON.stringify([action, ...booking.content, reason]);
-  const key = `${action}:${createHash('sha256').update(said).digest('hex').slice(0, 32)}`;
-  const answer = await db.transaction(async (tx) => {
-    await lockLedger(tx);
-    const [before] = await tx.query<{ tx_seq: bigint; at: Date }>(
-      'SELECT tx_seq, at FROM ledger_transactions WHERE key = $1',
-      [key],
-    );
-    if (before !== undefined) return { kind: 'again' as const, ...before };
-    const from = await booking.from(tx, atMs);
-    const to = await booking.to(tx, atMs);
-    const [fromSats, toSats] = [await readBalance(tx, from), await readBalance(tx, to)];
-    if (from.kind === 'operator' && fromSats < sats) return { kind: 'short' as const, fromSats };
-    const { txSeq } = await postLedger(tx, {
-      key,
-      kind: booking.kind,
-      atMs,
-      actor,
-      reason,
-      entries: [
-        { account: from, sats: -sats },
-        { account: to, sats },
-      ],
-    });
-    await recordNote(tx, {
-      atMs,
-      actor,
-      action,
-      detail: {
-        posting: txSeq,
+  const key = `by-hand:${action}:${createHash('sha256').update(said).digest('hex').slice(0, 32)}`;
+  try {
+    const { txSeq, isNew, nowSats } = await db.transaction(async (tx) => {
+      await lockLedger(tx);
+      const from = await booking.from(tx, atMs);
+      const to = await booking.to(tx, atMs);
+      const [fromSats, toSats] = [await readBalance(tx, from), await readBalance(tx, to)];
+      const posted = await postLedger(tx, {
+        key,
+        kind: booking.kind,
+        atMs,
+        actor,
+        reason,
+        entries: [
+          { account: from, sats: -sats },
+          { account: to, sats },
+        ],
+      });
+      const detail = {
+        posting: posted.txSeq,
         reason,
         sats,
         from: { ...from, beforeSats: fromSats, afterSats: fromSats - sats },
         to: { ...to, beforeSats: toSats, afterSats: toSats + sats },
-      },
+      };
+      if (posted.isNew) await recordNote(tx, { atMs, actor, action, detail });
+      return { ...posted, nowSats: toSats + sats };
     });
-    return { kind: 'booked' as const, txSeq, toSats: toSats + sats };
-  });
-  switch (answer.kind) {
-    case 'again':
-      return refuse(
-        desk,
-        `That is booked already, with this amount and reason, as posting ${answer.tx_seq} of ${formatTime(answer.at.getTime())}. If it is meant twice, say so in the reason.`,
-      );
-    case 'short':
-      return refuse(
-        desk,
-        `The operator has only ${formatSats(answer.fromSats)} in the ledger; nothing was booked.`,
-      );
-    case 'booked':
-      desk.print(
-        `Posting ${answer.txSeq}: ${formatSats(sats)} to ${booking.toName}, which now has ${formatSats(answer.toSats)}.`,
-      );
-      return EXIT.done;
+    if (!isNew) return refuse(desk, bookedBefore(`posting ${txSeq}`));
+    desk.print(
+      `Posting ${txSeq}: ${formatSats(sats)} to ${booking.toName}, which now has ${formatSats(nowSats)}.`,
+    );
+    return EXIT.done;
+  } catch (error) {
+    if (error instanceof PostingConflictError)
+      return refuse(desk, bookedBefore('another operator'));
+    if ((error as { constraint?: unknown }).constraint !== BELOW_ZERO) throw error;
+    const leftSats = await readBalance(db, { kind: 'operator' });
+    return refuse(
+      desk,
+      `The operator has only ${formatSats(leftSats)} in the ledger; nothing was booked.`,
+    );
   }
+}
+
+function bookedBefore(by: string): string {
+  return `That is booked already, with this amount and reason, by ${by}. If it is meant twice, say so in the reason.`;
 }
 
 /** `ledger set`: what an account has otherwise than its pool. */

@@ -92,8 +92,8 @@ const FORMS: readonly Form[] = [
   {
     name: 'list',
     words: [],
-    options: { limit: 'COUNT', ...EXPORT },
-    what: 'Batches, newest first.',
+    options: { limit: 'COUNT', payouts: null, ...EXPORT },
+    what: 'Batches, newest first; with --payouts every payout in them, for bookkeeping.',
   },
   {
     name: 'show',
@@ -368,11 +368,22 @@ async function printBatches(desk: Desk, db: Db, request: Request): Promise<ExitC
   const limit = readLimit(desk, request, format.value === 'text' ? TEXT_ROWS : EXPORT_ROWS);
   if (!limit.ok) return limit.exitCode;
   if (format.value === 'text') await printControl(desk, db);
-  const rows = pages<PayoutBatch, Value[]>(
+  const batches = pages<PayoutBatch, PayoutBatch>(
     (last, count) =>
       listBatches(db, { limit: count, ...(last === null ? {} : { belowId: last.batchId }) }),
     limit.value,
-    (batch) => [
+    (batch) => batch,
+  );
+  const note = 'Nothing was paid yet.';
+  if (request.options.has('payouts')) {
+    await printTable(desk, format.value, ITEM_COLUMNS, itemRows(db, batches), note);
+  } else await printTable(desk, format.value, BATCH_COLUMNS, batchRows(batches), note);
+  return EXIT.done;
+}
+
+async function* batchRows(batches: AsyncIterable<PayoutBatch>): AsyncGenerator<Value[], void> {
+  for await (const batch of batches) {
+    yield [
       batch.batchId,
       batch.createdAtMs,
       batch.state,
@@ -381,10 +392,18 @@ async function printBatches(desk: Desk, db: Db, request: Request): Promise<ExitC
       batch.feePolicy,
       batch.totalSats,
       batch.reason,
-    ],
-  );
-  await printTable(desk, format.value, BATCH_COLUMNS, rows, 'Nothing was paid yet.');
-  return EXIT.done;
+    ];
+  }
+}
+
+async function* itemRows(
+  db: Db,
+  batches: AsyncIterable<PayoutBatch>,
+): AsyncGenerator<Value[], void> {
+  for await (const { batchId } of batches) {
+    const batch = await readBatch(db, batchId);
+    if (batch !== null) yield* itemsOf(batch);
+  }
 }
 
 async function findBatch(desk: Desk, db: Db, text: string): Promise<Read<BatchDetail>> {
@@ -399,6 +418,7 @@ async function findBatch(desk: Desk, db: Db, text: string): Promise<Read<BatchDe
 
 const ITEM_COLUMNS: readonly Column[] = [
   { name: 'batch', kind: 'count' },
+  { name: 'since', kind: 'time' },
   { name: 'address', kind: 'text' },
   { name: 'amount', kind: 'sats' },
   { name: 'fee', kind: 'sats' },
@@ -407,12 +427,26 @@ const ITEM_COLUMNS: readonly Column[] = [
   { name: 'transaction', kind: 'text' },
 ];
 
-async function printBatch(desk: Desk, request: Request, batch: BatchDetail): Promise<ExitCode> {
-  const format = readFormat(desk, request);
-  if (!format.ok) return format.exitCode;
+/** The payouts of a batch, each with the transaction that pays it: the confirmed one, else the newest that is signed. */
+function itemsOf(batch: BatchDetail): Value[][] {
   const confirmed = batch.generations.find(({ state }) => state === 'confirmed');
   const sent = confirmed ?? batch.generations.findLast(({ txid }) => txid !== null);
   const txid = sent?.txid ? encodeHexReversed(sent.txid) : null;
+  return batch.items.map((item) => [
+    batch.batchId,
+    batch.stateAtMs,
+    item.address,
+    item.amountSats,
+    item.feeSats,
+    item.amountSats - item.feeSats,
+    batch.state,
+    txid,
+  ]);
+}
+
+async function printBatch(desk: Desk, request: Request, batch: BatchDetail): Promise<ExitCode> {
+  const format = readFormat(desk, request);
+  if (!format.ok) return format.exitCode;
   if (format.value === 'text') {
     desk.print(
       `Batch ${batch.batchId}, ${batch.state} since ${formatTime(batch.stateAtMs)}: ${formatSats(batch.totalSats)}, ${batch.signing}, network fee paid by ${batch.feePolicy}`,
@@ -430,21 +464,7 @@ async function printBatch(desk: Desk, request: Request, batch: BatchDetail): Pro
     }
     desk.print('');
   }
-  await printTable(
-    desk,
-    format.value,
-    ITEM_COLUMNS,
-    batch.items.map((item) => [
-      batch.batchId,
-      item.address,
-      item.amountSats,
-      item.feeSats,
-      item.amountSats - item.feeSats,
-      batch.state,
-      txid,
-    ]),
-    'The batch pays nobody.',
-  );
+  await printTable(desk, format.value, ITEM_COLUMNS, itemsOf(batch), 'The batch pays nobody.');
   if (format.value === 'text') {
     desk.print('');
     for (const { atMs, actor, event, detail } of batch.events) {

@@ -232,6 +232,9 @@ for (const kind of SERVER_KINDS) {
       const again = await desk.ledger(...args, '--yes');
       assert.equal(again.exitCode, 1);
       assert.match(again.faults.join(), /booked already.*posting 2/);
+      const other = await sitAt(db, { actor: 'bob' }).ledger(...args, '--yes');
+      assert.equal(other.exitCode, 1);
+      assert.match(other.faults.join(), /booked already.*another operator/);
       assert.equal(await readBalance(db, { kind: 'operator' }), 99_000_000n);
       const [note] = await listNotes(db, { limit: 10 });
       assert.deepEqual([note?.actor, note?.action], ['operator ada', 'credit']);

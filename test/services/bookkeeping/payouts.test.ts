@@ -94,6 +94,18 @@ for (const kind of SERVER_KINDS) {
       assert.equal(batches.length, before + 1);
       const list = await payout('list', '--csv');
       assert.match(list.out[1]!, /,0\.00070000,70000,/);
+      const each = JSON.parse((await payout('list', '--payouts', '--json')).out.join('\n'));
+      assert.deepEqual(
+        each.map((one: Record<string, string>) => [one.address, one.amount_sat]).sort(),
+        [
+          [accounts[0]!.address, '50000000'],
+          [accounts[0]!.address, '70000'],
+          [accounts[1]!.address, '1234567'],
+        ].sort(),
+      );
+      assert.ok(
+        each.every((one: Record<string, string>) => /^[0-9a-f]{64}$/.test(one.transaction!)),
+      );
       const id = String(batches[0]!.batchId);
       const show = await payout('show', id);
       assert.match(show.out.join('\n'), new RegExp(`${accounts[0]!.address} +0\\.00070000 BTC`));

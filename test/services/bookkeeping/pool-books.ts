@@ -247,7 +247,7 @@ export type Said = { exitCode: ExitCode; out: string[]; faults: string[]; asked:
 /** Somebody at a desk. `answers`: what is said to a question; none is no. */
 export function sitAt(
   db: Db | Error,
-  given: Partial<Pick<Desk, 'pools' | 'policy' | 'clock'>> & { answer?: boolean } = {},
+  given: Partial<Pick<Desk, 'pools' | 'policy' | 'clock' | 'actor'>> & { answer?: boolean } = {},
 ): {
   ledger(...argv: string[]): Promise<Said>;
   payout(...argv: string[]): Promise<Said>;
@@ -273,7 +273,7 @@ export function sitAt(
           network: 'regtest',
           pools: given.pools ?? [MAIN],
           policy: given.policy === undefined ? POLICY : given.policy,
-          actor: 'ada',
+          actor: given.actor ?? 'ada',
         },
         argv,
       );
