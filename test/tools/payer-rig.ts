@@ -6,13 +6,15 @@
  * asked and its answer is lost; `down`: nothing arrives.
  */
 import assert from 'node:assert/strict';
-import { encodeAddress } from '../../src/core/bitcoin/address.ts';
+import { decodeAddress, encodeAddress } from '../../src/core/bitcoin/address.ts';
 import { encodeHex } from '../../src/core/bitcoin/bytes.ts';
 import { sha256 } from '../../src/core/bitcoin/hash.ts';
 import type { PayoutPolicy } from '../../src/core/ledger/rules.ts';
 import type { Rpc, RpcAnswer } from '../../src/core/node/rpc.ts';
 import type { Db } from '../../src/ports.ts';
+import { readChainTx } from '../../src/services/devnet/blocks.ts';
 import { type Devnet, startDevnet } from '../../src/services/devnet/devnet.ts';
+import { planBlock, solveBlock } from '../../src/services/devnet/mining.ts';
 import { createPayer, type Payer } from '../../src/services/payoutd/payer.ts';
 import { auditLedger, postLedger } from '../../src/store/ledger.ts';
 import { createSilentLog } from './silent-log.ts';
@@ -61,9 +63,19 @@ export type PayerRig = {
   /** Time goes on; what a slow node has yet to do is done. */
   pass(ms: number): Promise<void>;
   /** The wallet's RPC, as an operator or a thief would use it. */
+  // Tests look into answers of many shapes.
+  // biome-ignore lint/suspicious/noExplicitAny: see above
   call(method: string, params?: unknown[]): Promise<any>;
   /** Mines to an address that is nobody's. */
   mine(blocks: number): Promise<string[]>;
+  /** Mines these transactions, whatever the mempool has. */
+  mineWith(transactions: readonly Uint8Array[]): Promise<void>;
+  /** The node loses its mempool, as by a restart. */
+  forgetMempool(): void;
+  /** The node's wallet does not know this address (null: knows all). */
+  refuseAddress(address: string | null): void;
+  /** The next answers of a method, by this function instead of the node. */
+  answer(method: string, answer: (() => RpcAnswer) | null): void;
   /** A payer that dies at the given point the nth time it comes by. */
   payer(policy?: Partial<PayoutPolicy>, kill?: { point: string; nth?: number }): Payer;
   account(seed: string, kind?: number): Promise<Account>;
@@ -80,15 +92,16 @@ export type PayerRig = {
 export function scriptOf(seed: string, kind = 0): Uint8Array {
   const hash = sha256(new TextEncoder().encode(seed));
   const short = hash.subarray(0, 20);
-  // The generator's x coordinate: a point on the curve, as an address must be.
-  const point = Buffer.from(
-    '79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798',
-    'hex',
-  );
   if (kind === 1) return Uint8Array.of(0x76, 0xa9, 0x14, ...short, 0x88, 0xac);
   if (kind === 2) return Uint8Array.of(0xa9, 0x14, ...short, 0x87);
   if (kind === 3) return Uint8Array.of(0x00, 0x20, ...hash);
-  if (kind === 4) return Uint8Array.of(0x51, 0x20, ...point);
+  if (kind === 4)
+    for (let x = hash; ; x = sha256(x)) {
+      // Half of all numbers are on no point of the curve, and the address of such a one is refused.
+      const script = Uint8Array.of(0x51, 0x20, ...x);
+      const address = encodeAddress(script, 'regtest');
+      if (address !== null && decodeAddress(address, 'regtest').ok) return script;
+    }
   return Uint8Array.of(0x00, 0x14, ...short);
 }
 
@@ -99,6 +112,8 @@ export async function createPayerRig(
 ): Promise<PayerRig> {
   let nowMs = Date.UTC(2026, 0, 5);
   let mood: Mood = 'ok';
+  let refused: string | null = null;
+  const answers = new Map<string, () => RpcAnswer>();
   const late: (() => Promise<unknown>)[] = [];
   const log = createSilentLog();
   const clock = { nowMs: () => nowMs };
@@ -141,6 +156,13 @@ export async function createPayerRig(
         if (mood === 'down') return { kind: 'unreachable', detail: 'down' };
         // JSON carries no more than this: what is not representable must not get through.
         const sent = JSON.parse(JSON.stringify(params)) as unknown[];
+        const own = answers.get(method)?.();
+        if (own !== undefined) return own;
+        if (refused !== null && JSON.stringify(sent).includes(refused)) {
+          if (method === 'validateaddress') return { kind: 'result', result: { isvalid: false } };
+          if (method === 'walletcreatefundedpsbt')
+            return { kind: 'error', code: -5, message: `Invalid Bitcoin address: ${refused}` };
+        }
         if (mood === 'slow' && ACTS.has(method)) {
           late.push(() => run(method, sent, walletName));
           return { kind: 'timeout', detail: 'slow' };
@@ -174,6 +196,36 @@ export async function createPayerRig(
       return JSON.parse(JSON.stringify((await devnet.call(method, params, 'pool')) ?? null));
     },
     mine: (blocks) => devnet.generate(blocks, strangers),
+    async mineWith(transactions) {
+      const entries = transactions.map((raw) => {
+        const entry = readChainTx(raw);
+        assert.ok(entry !== null);
+        return entry;
+      });
+      const { chain } = devnet;
+      const planned = planBlock({
+        parent: chain.tip,
+        bits: chain.requiredBits(chain.tip.height + 1),
+        transactions: entries,
+        feesSats: 0n,
+        script: scriptOf('strangers'),
+        extra: Uint8Array.of(1, 2, 3),
+        timeSeconds: Math.floor(nowMs / 1000),
+      });
+      const solved = solveBlock(planned, Number.MAX_SAFE_INTEGER);
+      assert.ok(solved !== null);
+      assert.equal(devnet.submit(solved.raw), null);
+    },
+    forgetMempool() {
+      devnet.forgetMempool();
+    },
+    refuseAddress(address) {
+      refused = address;
+    },
+    answer(method, answer) {
+      if (answer === null) answers.delete(method);
+      else answers.set(method, answer);
+    },
     payer(policy = {}, kill) {
       let left = kill?.nth ?? 1;
       return createPayer(

@@ -89,6 +89,8 @@ export type Devnet = {
    * them where that many fit. What was added.
    */
   fillMempool(weight?: number, transactions?: number): { weight: number; transactions: number };
+  /** The mempool is empty from now on, as after a restart without its file. */
+  forgetMempool(): void;
   setFeeEstimate(satsPerKvb: bigint | null): void;
   /** Begins a fault; the returned function ends it. Throws on an unknown one. */
   fault(request: FaultRequest): () => void;
@@ -338,6 +340,7 @@ export async function startDevnet(
       templates.refresh();
       return added;
     },
+    forgetMempool: () => mempool.forget(),
     setFeeEstimate(satsPerKvb) {
       node.feeEstimateSatsPerKvb = satsPerKvb;
     },

@@ -207,6 +207,12 @@ export class Mempool {
     return descendants(entry);
   }
 
+  /** Forgets all it holds, as a node that starts again without its mempool file. */
+  forget(): void {
+    for (const entry of [...this.entries.values()])
+      if (this.entries.has(entry.entry.id)) this.#remove(entry, 'reorg');
+  }
+
   #add(added: MempoolEntry): void {
     this.entries.set(added.entry.id, added);
     for (const key of added.entry.spends) this.#spentBy.set(key, added);
