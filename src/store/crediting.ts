@@ -69,8 +69,9 @@ export async function listFinds(
   options: { aboveHeight: number; forgotten: boolean },
 ): Promise<KnownFind[]> {
   const rows = await db.query<FindRow>(
-    `SELECT blocks.hash, blocks.height, blocks.pool, header, coinbase, address, found_at,
-            last.round_id, scheme, generation, last.state, credit_tx, reverse_tx, reversal.kind AS reversed_by
+    `SELECT blocks.hash, blocks.height, blocks.pool, header, coinbase, address, blocks.found_at,
+            last.round_id, last.scheme, last.generation, last.state, last.credit_tx, last.reverse_tx,
+            reversal.kind AS reversed_by
      FROM blocks LEFT JOIN accounts USING (account_id)
      LEFT JOIN LATERAL (
        SELECT * FROM rounds WHERE block_hash = blocks.hash ORDER BY generation DESC LIMIT 1
@@ -79,7 +80,7 @@ export async function listFinds(
      WHERE blocks.height > $1
         OR blocks.hash IN (SELECT block_hash FROM rounds WHERE state = 'immature')
         OR ($2 AND NOT EXISTS (SELECT FROM rounds WHERE block_hash = blocks.hash))
-     ORDER BY blocks.height, found_at, blocks.hash LIMIT ${FINDS_MAX}`,
+     ORDER BY blocks.height, blocks.found_at, blocks.hash LIMIT ${FINDS_MAX}`,
     [options.aboveHeight, options.forgotten],
   );
   return rows.map((row) => ({

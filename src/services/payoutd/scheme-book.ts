@@ -62,7 +62,7 @@ export function createSchemeBook(
       await recordScheme(tx, { pool, ...span, atMs: clock.nowMs() });
     });
     await load(pool);
-    log.warn('a pool counts by another scheme from here on', {
+    log.info('the scheme of a pool is on record', {
       pool,
       scheme: span.scheme,
       fromSeq: String(span.fromSeq),
