@@ -548,8 +548,12 @@ function decimal(text: string): bigint | null {
 
 /** An amount for the varint writer, which counts in numbers; more than those are exact for is a fault of the caller. */
 function exactNumber(sats: bigint): number {
-  if (sats < 0n || sats > EXACT_MAX) throw new RangeError(`amount out of range: ${sats}`);
-  return Number(sats);
+  const value = Number(sats);
+  // What is more rounds to more, never to this.
+  if (!(value >= 0 && value <= Number.MAX_SAFE_INTEGER)) {
+    throw new RangeError(`amount out of range: ${sats}`);
+  }
+  return value;
 }
 
 function integerBytes(value: bigint): Uint8Array {

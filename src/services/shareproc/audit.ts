@@ -99,11 +99,7 @@ export class Auditor {
     const pool = this.#pools.get(share.pool);
     if (pool === undefined) return rejected('audit-pool', `no pool is called "${share.pool}"`);
     const known = this.#jobs.get(share.jobId);
-    const isPlanKnown = share.planId === '' || pool.plans.has(share.planId);
-    if (known === undefined || !isPlanKnown) {
-      if (!share.isBlock && !meetsTarget(share.headerHash, credited)) return tooEasy(share);
-      return { verdict: 'unaudited' };
-    }
+    if (known === undefined) return this.#onWord(share);
     const { job } = known;
     if (share.networkBits !== job.bits || share.jobValueSats !== job.coinbaseValueSats) {
       const stated = `bits ${share.networkBits}, value ${share.jobValueSats}`;
@@ -115,6 +111,8 @@ export class Auditor {
     if (share.height !== job.height) {
       return rejected('audit-height', `job ${job.jobId} is for height ${job.height}`);
     }
+    const isPlanGone = pool.coinbase.mode === 'direct' && !pool.plans.has(share.planId);
+    if (share.planId !== '' && isPlanGone) return this.#onWord(share);
     const work = this.#work(job, pool, share);
     if ('verdict' in work) return work;
     fillWork(work, {
@@ -133,6 +131,12 @@ export class Auditor {
     const isBlock = meetsTarget(work.hash, known.target);
     if (!isBlock && !meetsTarget(work.hash, credited)) return tooEasy(share);
     return { verdict: 'valid' };
+  }
+
+  /** The header cannot be rebuilt: the gateway's word is taken, but the hash it names must be good enough. */
+  #onWord(share: ShareRecord): AuditVerdict {
+    const isGood = share.isBlock || meetsTarget(share.headerHash, this.#target(share.difficulty));
+    return isGood ? { verdict: 'unaudited' } : tooEasy(share);
   }
 
   /** The job with the coinbase that the share was found on. Its plan is known. */
