@@ -49,7 +49,7 @@ export type PpsOptions = {
 export type PpsPayer = {
   /** Pays what is due. `height` is that of the next block. `isUrgent`: a block waits for its shares to be paid. */
   step(height: number, isUrgent: (pool: string) => boolean): Promise<void>;
-  /** Whether the reserve is enough to begin paying shares again. */
+  /** Whether the reserve is enough, and a block's worth more, to begin paying shares again. */
   isSolvent(rules: PoolRules, height: number): Promise<boolean>;
   /** When last weighed, by pool. */
   ruinPpm(pool: string): number | null;
@@ -305,8 +305,10 @@ export function createPpsPayer(tools: PpsTools, options: PpsOptions): PpsPayer {
       }
     },
     async isSolvent(rules, height) {
+      const blockRewardSats = subsidySats(height, network);
       const reserveSats = await readBalance(db, { kind: 'reserve', pool: rules.id });
-      return weigh(rules, reserveSats, subsidySats(height, network)).isSolvent;
+      // With a block's worth to spare: else the first shares would end it again.
+      return weigh(rules, reserveSats - blockRewardSats, blockRewardSats).isSolvent;
     },
     ruinPpm: (pool) => ruin.get(pool) ?? null,
   };
