@@ -360,8 +360,14 @@ function catchTheUncaught(log: OpenLog): void {
   });
 }
 
+/** To standard output. A reader that has seen enough (`| head`) ends the command without a word. */
 function print(text: string): void {
-  fs.writeSync(1, text);
+  try {
+    fs.writeSync(1, text);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0);
+    throw error;
+  }
 }
 
 function printLine(line: string): void {
