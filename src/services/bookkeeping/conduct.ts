@@ -14,12 +14,12 @@ import type { Format } from './table.ts';
 /** A value that was read from a word, or an exit code after the reason was told. */
 export type Read<T> = { ok: true; value: T } | { ok: false; exitCode: ExitCode };
 
-/** Reads the words and runs the request on the database. */
+/** Reads the words and runs the request on the database. What is printed goes through the desk that `run` gets. */
 export async function conduct(
   desk: Desk,
   command: { name: string; forms: readonly Form[] },
   argv: readonly string[],
-  run: (db: Db, request: Request) => Promise<ExitCode>,
+  run: (desk: Desk, db: Db, request: Request) => Promise<ExitCode>,
 ): Promise<ExitCode> {
   const answer = readRequest(command.forms, argv);
   if (answer.kind === 'help') {
@@ -38,9 +38,20 @@ export async function conduct(
     desk.complain(`The database can not be reached: ${(error as Error).message}`);
     return EXIT.unreachable;
   }
+  let isReaderGone = false;
+  const print = (line: string): void => {
+    try {
+      desk.print(line);
+    } catch (error) {
+      isReaderGone = (error as { code?: unknown }).code === 'EPIPE';
+      throw error;
+    }
+  };
   try {
-    return await run(db, answer.request);
+    return await run({ ...desk, print }, db, answer.request);
   } catch (error) {
+    // As with `| head`: whoever read has seen enough.
+    if (isReaderGone) return EXIT.done;
     if (!isLostConnection(error)) throw error;
     desk.complain(
       `The database was lost on the way: ${(error as Error).message}. The same command again does what is left to do, and nothing twice.`,

@@ -144,8 +144,8 @@ const FORMS: readonly Form[] = [
 ];
 
 /** Runs `headframe ledger` with the words behind it. Never throws for what is expected. */
-export function runLedgerCommand(desk: Desk, argv: readonly string[]): Promise<ExitCode> {
-  return conduct(desk, { name: 'ledger', forms: FORMS }, argv, async (db, request) => {
+export function runLedgerCommand(given: Desk, argv: readonly string[]): Promise<ExitCode> {
+  return conduct(given, { name: 'ledger', forms: FORMS }, argv, async (desk, db, request) => {
     switch (request.name) {
       case 'balances':
         return printBalances(desk, db, request);

@@ -132,8 +132,8 @@ const FORMS: readonly Form[] = [
 ];
 
 /** Runs `headframe payout` with the words behind it. Never throws for what is expected. */
-export function runPayoutCommand(desk: Desk, argv: readonly string[]): Promise<ExitCode> {
-  return conduct(desk, { name: 'payout', forms: FORMS }, argv, async (db, request) => {
+export function runPayoutCommand(given: Desk, argv: readonly string[]): Promise<ExitCode> {
+  return conduct(given, { name: 'payout', forms: FORMS }, argv, async (desk, db, request) => {
     switch (request.name) {
       case 'plan':
         return printPlan(desk, db, request);

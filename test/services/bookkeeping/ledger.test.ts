@@ -384,6 +384,12 @@ for (const kind of SERVER_KINDS) {
           Promise.reject(Object.assign(new Error('terminating connection'), { code: '57P01' })),
       }).ledger('audit');
       assert.equal(lost.exitCode, 75);
+      const gone = await sitAt(db, {
+        print: () => {
+          throw Object.assign(new Error('write EPIPE'), { code: 'EPIPE', syscall: 'write' });
+        },
+      }).ledger('balances');
+      assert.deepEqual([gone.exitCode, gone.faults], [0, []], 'as with | head');
       await db.query('ALTER TABLE rounds RENAME TO other');
       await assert.rejects(sitAt(db).ledger('rounds'), { code: '42P01' });
     });

@@ -247,7 +247,9 @@ export type Said = { exitCode: ExitCode; out: string[]; faults: string[]; asked:
 /** Somebody at a desk. `answers`: what is said to a question; none is no. */
 export function sitAt(
   db: Db | Error,
-  given: Partial<Pick<Desk, 'pools' | 'policy' | 'clock' | 'actor'>> & { answer?: boolean } = {},
+  given: Partial<Pick<Desk, 'pools' | 'policy' | 'clock' | 'actor' | 'print'>> & {
+    answer?: boolean;
+  } = {},
 ): {
   ledger(...argv: string[]): Promise<Said>;
   payout(...argv: string[]): Promise<Said>;
@@ -263,7 +265,7 @@ export function sitAt(
             if (db instanceof Error) throw db;
             return db;
           },
-          print: (line) => said.out.push(line),
+          print: given.print ?? ((line) => said.out.push(line)),
           complain: (line) => said.faults.push(line),
           confirm: async (question) => {
             said.asked.push(question);
