@@ -7,6 +7,7 @@
  */
 import assert from 'node:assert/strict';
 import { encodeHex } from '../../src/core/bitcoin/bytes.ts';
+import type { CoinbasePlan } from '../../src/core/ledger/plan.ts';
 import { SESSION_LIMITS } from '../../src/core/stratum/limits.ts';
 import { METHODS } from '../../src/core/stratum/methods.ts';
 import {
@@ -16,8 +17,12 @@ import {
   MINER,
   mine,
   OTHER_MINER,
+  POOL,
+  partsGiven,
 } from '../services/stratumd/gateway-rig.ts';
 import { createRandom, type Random } from './random.ts';
+
+const PAID = Uint8Array.of(0, 20, ...new Array<number>(20).fill(7));
 
 /** Runs `count` sessions from a seed; throws with the seed in the message when a promise is broken. */
 export function fuzzSessions(count: number, seed: number): { lines: number; accepted: number } {
@@ -37,11 +42,23 @@ export function fuzzSessions(count: number, seed: number): { lines: number; acce
 
 function fuzzSession(random: Random): { lines: number; accepted: number } {
   const rig = createRig({
-    options: { limits: { ...SESSION_LIMITS, scoreMax: random.pick([100, 1e9]) } },
+    options: {
+      pools: [
+        { id: 'main', coinbase: { mode: 'pool', script: PAID, address: POOL } },
+        { id: 'solo', coinbase: { mode: 'solo', fee: { ppm: 10_000, script: PAID } } },
+        { id: 'direct', coinbase: { mode: 'direct', fee: null } },
+      ],
+      limits: { ...SESSION_LIMITS, scoreMax: random.pick([100, 1e9]) },
+    },
   });
   let job = createJob();
   if (random.chance(0.9)) rig.setJob(job);
-  const clients: Client[] = [rig.connect()];
+  const connect = (): Client => {
+    const client = rig.connect(undefined, { pool: random.pick(['main', 'solo', 'direct']) });
+    if (random.chance(0.5)) client.start(`${MINER}.w`, random.pick(['', 'nerdminer', 'bitaxe']));
+    return client;
+  };
+  const clients: Client[] = [connect()];
   let lines = 0;
   for (let step = 0; step < 40; step += 1) {
     const client = random.pick(clients);
@@ -50,10 +67,11 @@ function fuzzSession(random: Random): { lines: number; accepted: number } {
       rig.setJob((job = createJob({ previousHash: new Uint8Array(32).fill(random.below(3)) })));
     else if (roll === 1) rig.pass(random.below(40_000), 1_000);
     else if (roll === 2) rig.commitAll();
-    else if (roll === 3) clients.push(rig.connect());
+    else if (roll === 3) clients.push(connect());
     else if (roll === 4) rig.gateway.closed(client.session, rig.nowMs);
     else if (roll === 5) client.connection.congested = random.chance(0.5);
     else if (roll === 6) rig.journal.status = random.pick(['ok', 'ok', 'full']);
+    else if (roll === 7) rig.gateway.setPlans([createPlan(random)], rig.nowMs);
     else {
       const line = createLine(random, client, job);
       lines += 1;
@@ -67,6 +85,9 @@ function fuzzSession(random: Random): { lines: number; accepted: number } {
   const hashes = rig.journal.appended.map((record) => encodeHex(record.headerHash));
   assert.equal(new Set(hashes).size, hashes.length);
   assert.equal(rig.metrics.sharesAccepted, hashes.length);
+  const ids = rig.options.pools.map(({ id }) => id);
+  for (const { pool, planId } of rig.journal.appended)
+    assert.ok(ids.includes(pool) && (planId === '' || pool === 'direct'));
   return { lines, accepted: hashes.length };
 }
 
@@ -95,7 +116,9 @@ function createLine(random: Random, client: Client, job: ReturnType<typeof creat
     params: [`${MINER}.w`, job.jobId, random.hex(16), random.hex(8), random.hex(8)],
   });
   if (client.session.subscribed && random.chance(0.5)) {
-    const share = mine(client, job);
+    if (client.connection.writes.length > 0) client.take();
+    const parts = client.notify.length === 0 ? null : partsGiven(client);
+    const share = mine(client, job, parts === null ? { script: PAID } : { parts });
     const params = [`${MINER}.w`, share.jobId, share.extranonce2, share.ntime, share.nonce];
     line = JSON.stringify({ id: 4, method: 'mining.submit', params });
   }
@@ -103,6 +126,23 @@ function createLine(random: Random, client: Client, job: ReturnType<typeof creat
 }
 
 const names = [...METHODS.keys(), '__proto__', 'mining.suggest_difficulty(5)', ''];
+
+function createPlan(random: Random): CoinbasePlan {
+  const entries = Array.from({ length: random.below(400) }, (_, at) => ({
+    address: `a${at}`,
+    script: Uint8Array.of(0, 20, at >> 8, at & 0xff, ...new Array<number>(18).fill(1)),
+    weight: BigInt(random.below(1_000)),
+    carrySats: BigInt(random.below(1_000)) - 500n,
+  }));
+  return {
+    planId: random.hex(16),
+    pool: random.pick(['direct', 'direct', 'main', 'none']),
+    lastSeq: 1n,
+    totalWeight: entries.reduce((sum, { weight }) => sum + weight, 0n),
+    entries,
+    createdAtMs: 1,
+  };
+}
 
 function createParams(random: Random): unknown {
   if (random.chance(0.1)) return createValue(random, 3);
