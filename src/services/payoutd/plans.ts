@@ -69,8 +69,11 @@ export function createPlanner(
     const nowMs = clock.nowMs();
     const pool = rules.id;
     const lastSeq = await newestSeq(db, pool);
-    const counted = schemes.at(pool, lastSeq);
-    if (counted === null || lastSeq === 0n) return null;
+    const current = schemes.current(pool);
+    if (current === null || lastSeq === 0n) return null;
+    // As the share that finds the next block will be counted, which may be the first of its scheme.
+    const counted = schemes.at(pool, lastSeq > current.fromSeq ? lastSeq : current.fromSeq);
+    if (counted === null) return null;
     const span = SCHEMES.direct.span({
       seq: lastSeq,
       foundAtMs: nowMs,
