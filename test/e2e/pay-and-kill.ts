@@ -42,6 +42,8 @@ export type PayAndKillOptions = {
 export type PayAndKillReport = {
   node: string;
   kills: number;
+  /** How often an open batch was found in each state after a kill. */
+  statesAtKill: Record<string, number>;
   blocksByPool: Record<string, number>;
   batches: number;
   payments: number;
@@ -57,6 +59,8 @@ const WALLET = 'till';
 const SATS = 100_000_000;
 /** Of the machine's work: unequal on purpose. */
 const HASHRATES = [60_000, 30_000, 10_000];
+/** Long enough for a batch to be made, signed and sent, and short enough to be killed on the way. */
+const LIFE_MS_MAX = 900;
 const CHILD = new URL('../tools/payoutd-child.ts', import.meta.url).pathname;
 
 /** Runs it all. Rejects only when something could not be run; what is wrong with money is in the report. */
@@ -180,14 +184,20 @@ export async function payAndKill(options: PayAndKillOptions): Promise<PayAndKill
       // The first reward matures with the first kill.
       const ahead = Math.max(0, (first?.height ?? chainHeight) + 99 - chainHeight);
       if (ahead > 0) await node.call('generatetoaddress', [ahead, elsewhere]);
+      const statesAtKill: Record<string, number> = {};
       for (let kill = 0; kill < options.kills; kill++) {
         if (kill % 2 === 0) await node.call('generatetoaddress', [1, elsewhere]);
         const child = startPayer();
         await child.ready;
-        await new Promise((resolve) => setTimeout(resolve, random.below(400)));
+        await new Promise((resolve) => setTimeout(resolve, random.below(LIFE_MS_MAX)));
         child.process.kill('SIGKILL');
         await child.gone;
-        if (kill % 20 === 19) say(`${kill + 1} kills`);
+        const states = await db.query<{ state: string }>(
+          `SELECT DISTINCT state FROM payout_batches WHERE state NOT IN ('settled', 'released')`,
+        );
+        for (const { state } of states) statesAtKill[state] = (statesAtKill[state] ?? 0) + 1;
+        if (kill % 20 === 19)
+          say(`${kill + 1} kills, batches then: ${JSON.stringify(statesAtKill)}`);
       }
 
       // ── To the end: everything matures, is paid and settles.
@@ -200,6 +210,7 @@ export async function payAndKill(options: PayAndKillOptions): Promise<PayAndKill
       return {
         node: node.kind,
         kills: options.kills,
+        statesAtKill,
         blocksByPool,
         batches,
         payments,
