@@ -10,6 +10,8 @@
 --
 -- Every function here has a fixed search_path with pg_temp last: a temporary table of the same name deceives nobody.
 
+-- No foreign keys in ledger_accounts, ledger_entries and round_credits: 20,000 look-ups of a large credit, one by one, cost more than all
+-- the rest. Their triggers look up together.
 CREATE TABLE ledger_accounts (
   ledger_account_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   -- chain: where rewards come from; deposit: where the operator's money comes from; paid, network-fee: where money goes. These four
@@ -17,7 +19,7 @@ CREATE TABLE ledger_accounts (
   -- owes (or is owed) until a later block. Those that end in -immature are not spendable yet.
   kind text NOT NULL,
   pool text NOT NULL DEFAULT '',
-  account_id bigint REFERENCES accounts,
+  account_id bigint,
   balance bigint NOT NULL DEFAULT 0,
   CONSTRAINT ledger_accounts_kind CHECK (kind IN ('chain', 'deposit', 'paid', 'network-fee', 'miner', 'miner-immature', 'operator',
     'operator-immature', 'developer', 'developer-immature', 'reserve', 'reserve-immature', 'transit', 'expense', 'loss', 'carry')),
@@ -54,7 +56,6 @@ CREATE TABLE ledger_transactions (
 CREATE INDEX ledger_transactions_block ON ledger_transactions (block_hash) WHERE block_hash IS NOT NULL;
 CREATE INDEX ledger_transactions_batch ON ledger_transactions (batch_id) WHERE batch_id IS NOT NULL;
 
--- No foreign keys: 20,000 look-ups of a large credit, one by one, cost more than all the rest. Its trigger checks them together.
 CREATE TABLE ledger_entries (
   tx_seq bigint NOT NULL,
   ordinal integer NOT NULL,
@@ -179,22 +180,40 @@ CREATE FUNCTION refuse_by_hand() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION '% moves through postings only', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
 END $$;
+-- By depth: the statements of the triggers above are the only ones that come from within one. Per statement, because a trigger per row
+-- would lock every row of a large posting once more.
 CREATE TRIGGER ledger_head_by_hand BEFORE UPDATE ON ledger_head
-  FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION refuse_by_hand();
-CREATE TRIGGER ledger_head_kept BEFORE DELETE OR TRUNCATE ON ledger_head
+  FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION refuse_by_hand();
+CREATE TRIGGER ledger_head_kept BEFORE INSERT OR DELETE OR TRUNCATE ON ledger_head
   FOR EACH STATEMENT EXECUTE FUNCTION refuse_by_hand();
-CREATE TRIGGER ledger_accounts_opened BEFORE INSERT ON ledger_accounts
-  FOR EACH ROW WHEN (NEW.balance <> 0) EXECUTE FUNCTION refuse_by_hand();
 CREATE TRIGGER ledger_accounts_by_hand BEFORE UPDATE ON ledger_accounts
-  FOR EACH ROW WHEN (pg_trigger_depth() = 0 OR OLD.ledger_account_id <> NEW.ledger_account_id OR OLD.kind <> NEW.kind
-    OR OLD.pool <> NEW.pool OR OLD.account_id IS DISTINCT FROM NEW.account_id)
-  EXECUTE FUNCTION refuse_by_hand();
+  FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION refuse_by_hand();
 CREATE TRIGGER ledger_accounts_kept BEFORE DELETE OR TRUNCATE ON ledger_accounts
   FOR EACH STATEMENT EXECUTE FUNCTION refuse_by_hand();
 
--- An account is its address.
+-- A ledger account opens empty, and for an account that is there.
+CREATE FUNCTION ledger_open() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  wrong record;
+BEGIN
+  EXECUTE
+    'SELECT added.balance, added.account_id FROM added LEFT JOIN accounts USING (account_id) '
+    'WHERE added.balance <> 0 OR (added.account_id IS NOT NULL AND accounts.account_id IS NULL) LIMIT 1' INTO wrong;
+  IF wrong.balance <> 0 THEN
+    RAISE EXCEPTION 'a ledger account opens empty' USING ERRCODE = 'restrict_violation';
+  ELSIF wrong.account_id IS NOT NULL THEN
+    RAISE EXCEPTION 'there is no account %', wrong.account_id USING ERRCODE = 'foreign_key_violation';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER ledger_accounts_open AFTER INSERT ON ledger_accounts REFERENCING NEW TABLE AS added
+  FOR EACH STATEMENT EXECUTE FUNCTION ledger_open();
+
+-- An account is its address, for ever.
 CREATE TRIGGER accounts_address_kept BEFORE UPDATE ON accounts
   FOR EACH ROW WHEN (OLD.address <> NEW.address OR OLD.account_id <> NEW.account_id) EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER accounts_kept BEFORE DELETE OR TRUNCATE ON accounts
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 -- Appends one posting, all or nothing. Entries of one account are added up, zeros left out, the rest put into a fixed order. The same
 -- key again: answers the posting that has it, if it says the same in all but its time; else fails with HL001.
@@ -218,7 +237,7 @@ BEGIN
     INTO kinds, pools, account_ids, amounts, entry_bytes
     FROM (
       SELECT kind, pool, account_id, sum(amount)::bigint AS amount,
-        row_number() OVER (ORDER BY kind COLLATE "C", pool COLLATE "C", account_id NULLS FIRST) AS ordinal
+        row_number() OVER (ORDER BY account_id NULLS FIRST, kind COLLATE "C", pool COLLATE "C") AS ordinal
       FROM unnest(kinds, pools, account_ids, amounts) AS given(kind, pool, account_id, amount)
       GROUP BY kind, pool, account_id HAVING sum(amount) <> 0
     ) AS one LEFT JOIN accounts USING (account_id);
@@ -388,7 +407,8 @@ DO $$
 DECLARE
   name text;
 BEGIN
-  FOREACH name IN ARRAY ARRAY['ledger_follow', 'ledger_apply', 'ledger_complete', 'ledger_post', 'check_round_credits'] LOOP
+  FOREACH name IN ARRAY ARRAY['ledger_follow', 'ledger_apply', 'ledger_complete', 'ledger_open', 'ledger_post',
+    'check_round_credits'] LOOP
     EXECUTE format('ALTER FUNCTION %I SET search_path = %I, pg_temp', name, current_schema());
   END LOOP;
 END $$;

@@ -413,10 +413,11 @@ for (const kind of SERVER_KINDS) {
         u64(0n),
         ...['key', 'manual', 'ä', 'why'].map((word) => text(Buffer.from(word))),
         text(Buffer.alloc(32, 1)),
-        u64(2n ** 64n - 3n),
-        text(Buffer.from('miner//address0')),
+        // By account, those without one first; then by kind and pool.
         u64(3n),
         text(Buffer.from('reserve/main/')),
+        u64(2n ** 64n - 3n),
+        text(Buffer.from('miner//address0')),
       ].join('');
       const expected = createHash('sha256').update(Buffer.from(hex, 'hex')).digest();
       const audit = await auditLedger(db);
@@ -599,7 +600,7 @@ for (const kind of SERVER_KINDS) {
         [
           'a balance from the start',
           '23001',
-          "INSERT INTO ledger_accounts (kind, balance) VALUES ('operator', 5)",
+          "INSERT INTO ledger_accounts (kind, balance) VALUES ('developer', 5)",
         ],
         [
           'a balance by upsert',
@@ -618,10 +619,17 @@ for (const kind of SERVER_KINDS) {
         ],
         ['an account removed', '23001', 'DELETE FROM ledger_accounts WHERE ledger_account_id = 3'],
         ['accounts truncated', '23001', 'TRUNCATE ledger_accounts CASCADE'],
+        [
+          'a ledger account for nobody',
+          '23503',
+          "INSERT INTO ledger_accounts (kind, account_id) VALUES ('miner', 99)",
+        ],
+        ['an account deleted', '23001', 'DELETE FROM accounts WHERE account_id = 3'],
+        ['all accounts deleted', '23001', 'TRUNCATE accounts CASCADE'],
         ['another address', '23001', "UPDATE accounts SET address = 'thief' WHERE account_id = 1"],
         ['the head moved', '23001', 'UPDATE ledger_head SET last_seq = last_seq + 1'],
         ['the head removed', '23001', 'DELETE FROM ledger_head'],
-        ['a second head', '23514', 'INSERT INTO ledger_head (only_row) VALUES (false)'],
+        ['a second head', '23001', 'INSERT INTO ledger_head (only_row) VALUES (false)'],
         ['the head truncated', '23001', 'TRUNCATE ledger_head'],
         [
           'entries by upsert',
