@@ -133,6 +133,8 @@ export async function createPayerRig(
   await devnet.call('createwallet', ['pool']);
   const poolAddress = String(await devnet.call('getnewaddress', ['rewards'], 'pool'));
   const strangers = encodeAddress(scriptOf('strangers'), 'regtest') as string;
+  // One reward for the chain's own purse, out of which tests make deposits.
+  await devnet.generate(1);
   await devnet.generate(options.rewards ?? 3, poolAddress);
   await devnet.generate(101, strangers);
   let serial = 0;

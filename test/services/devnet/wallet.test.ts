@@ -306,3 +306,47 @@ async function topUp(): Promise<void> {
   devnet.fund(await freshAddress(), 200_000_000n);
   await devnet.generate(1);
 }
+
+test('coins below minconf are left alone, except those that are named', async () => {
+  const outputs = [{ [await freshAddress()]: '0.1' }];
+  const deep = (await pool('listunspent', [1])).result;
+  const most = Math.max(...deep.map((coin: { confirmations: number }) => coin.confirmations));
+  const funded = await pool('walletcreatefundedpsbt', [[], outputs, 0, { minconf: most + 1 }]);
+  assert.match(funded.error?.message ?? '', /Insufficient funds/);
+  const named = [{ txid: deep[0].txid, vout: deep[0].vout }];
+  const given = await pool('walletcreatefundedpsbt', [named, outputs, 0, { minconf: most + 1 }]);
+  assert.equal(given.error, null);
+  assert.equal(
+    (await pool('walletcreatefundedpsbt', [[], outputs, 0, { minconf: -1 }])).error?.code,
+    -8,
+  );
+});
+
+test('listsinceblock tells what came since a block, also since one that left the chain', async () => {
+  const tip = devnet.chain.tip.id;
+  const txid = (await pool('sendtoaddress', [await freshAddress(), '0.2'])).result;
+  const ids = (reply: { result: { transactions: { txid: string }[] } }) =>
+    new Set(reply.result.transactions.map((one) => one.txid));
+  assert.ok(ids(await pool('listsinceblock', [tip])).has(txid), 'waiting');
+  const [block] = await devnet.generate(1);
+  assert.deepEqual(ids(await pool('listsinceblock', [tip])), new Set([txid]));
+  assert.ok(!ids(await pool('listsinceblock', [block])).has(txid));
+  await devnet.reorganise(1);
+  assert.ok(ids(await pool('listsinceblock', [block])).has(txid), 'from the fork on');
+  const all = (await pool('listsinceblock', ['', 3])).result;
+  assert.ok(all.transactions.length > 4);
+  assert.equal(all.lastblock, devnet.chain.active[devnet.chain.tip.height - 2]?.id);
+  assert.equal((await pool('listsinceblock', ['ab'.repeat(32)])).error?.code, -5);
+  assert.equal((await pool('listsinceblock', ['', 0])).error?.code, -8);
+});
+
+test('a forgotten mempool comes back only when the transaction is sent again', async () => {
+  const txid = (await pool('sendtoaddress', [await freshAddress(), '0.3'])).result;
+  const { hex } = (await pool('gettransaction', [txid])).result;
+  devnet.forgetMempool();
+  assert.equal((await call('getmempoolentry', [txid])).error?.code, -5);
+  assert.equal((await pool('gettransaction', [txid])).result.confirmations, 0);
+  assert.equal((await call('sendrawtransaction', [hex])).result, txid);
+  await devnet.generate(1);
+  assert.equal((await pool('gettransaction', [txid])).result.confirmations, 1);
+});
