@@ -37,6 +37,7 @@ const whole = {
   BITCOIN_RPC_USER: 'u',
   BITCOIN_RPC_PASSWORD: 'canary-rpc',
   POOL_ADDRESS: 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080',
+  PAYOUT_WALLET: 'payouts',
 };
 
 const files = await makeFiles();
