@@ -82,6 +82,7 @@ export function createPpsPayer(tools: PpsTools, options: PpsOptions): PpsPayer {
   const dueAtMs = new Map<string, number>();
   const fees = new Map<string, KeptFees>();
   const ruin = new Map<string, number>();
+  const released = new Set<string>();
 
   function weigh(rules: PoolRules, reserveSats: bigint, blockRewardSats: bigint, range?: KeptFees) {
     const blockValue = blockRewardSats << FRACTION_BITS;
@@ -112,6 +113,14 @@ export function createPpsPayer(tools: PpsTools, options: PpsOptions): PpsPayer {
       return { pool, scheme, cursor, throughSeq };
     }
     return null;
+  }
+
+  /** A pool that no longer pays by the share, and has paid what it did, needs no raw shares. */
+  async function letGo(pool: string): Promise<void> {
+    const current = schemes.current(pool);
+    if (current === null || paysByShare(current.scheme) || released.has(pool)) return;
+    await holdShares(db, { name: holdName(pool), afterSeq: null });
+    released.add(pool);
   }
 
   async function skipTo(pool: string, cursor: bigint | null, seq: bigint): Promise<void> {
@@ -284,7 +293,11 @@ export function createPpsPayer(tools: PpsTools, options: PpsOptions): PpsPayer {
         const isDue = nowMs >= dueMs || dueMs - nowMs > options.intervalMs;
         for (let ranges = 0; ranges < RANGES_MAX; ranges++) {
           const range = await nextRange(rules.id);
-          if (range === null) break;
+          if (range === null) {
+            await letGo(rules.id);
+            break;
+          }
+          released.delete(rules.id);
           const isFull = range.throughSeq - (range.cursor ?? 0n) >= RANGE_MAX;
           if (!isDue && !isFull && !isUrgent(rules.id)) break;
           const paid = await payOrRuin(rules, range);

@@ -5,15 +5,19 @@
 import assert from 'node:assert/strict';
 import { createMemoryBus, type MemoryBus } from '../../../src/adapters/bus/memory.ts';
 import { encodeAddress } from '../../../src/core/bitcoin/address.ts';
+import { encodeHex, encodeHexReversed } from '../../../src/core/bitcoin/bytes.ts';
 import { sha256 } from '../../../src/core/bitcoin/hash.ts';
 import { encodeTx, type TxOutput } from '../../../src/core/bitcoin/tx.ts';
-import type { PoolRules } from '../../../src/core/ledger/rules.ts';
+import type { ExportedShare, PoolRules } from '../../../src/core/ledger/rules.ts';
+import { makeStatement, verifyStatement } from '../../../src/core/ledger/statement.ts';
 import { createMeter } from '../../../src/meter.ts';
 import type { Db, Log } from '../../../src/ports.ts';
 import { type Cycle, type CycleOptions, createCycle } from '../../../src/services/payoutd/cycle.ts';
 import { recordCandidate } from '../../../src/store/blocks.ts';
 import { auditLedger } from '../../../src/store/ledger.ts';
+import { listRounds, readRound } from '../../../src/store/rounds.ts';
 import { recordShares } from '../../../src/store/shares.ts';
+import { readWindowShares } from '../../../src/store/windows.ts';
 import { createMemoryLog } from '../../tools/waiting.ts';
 import { type CallFate, type NodeBlock, WalletNode } from '../../tools/wallet-node.ts';
 
@@ -103,13 +107,17 @@ export type CreditWorld = {
   rounds(): Promise<{ height: number; generation: number; state: string; scheme: string }[]>;
   /** The ledger is whole, and so are its sums. */
   audit(): Promise<void>;
-  /** Gives the database's connections back. */
+  /** The test itself has broken the ledger: it is not audited at the end. */
+  spoil(): void;
+  /** Audits, and gives the database's connections back. */
   close(): Promise<void>;
 };
 
 export function createCreditWorld(db: Db, pools: readonly PoolRules[]): CreditWorld {
   let nowMs = Date.UTC(2026, 10, 21, 12);
   let serial = 0;
+  let isClosed = false;
+  let isSound = true;
   let fate: (door: string, method: string, params: readonly unknown[]) => CallFate = () => ({
     kind: 'answer',
   });
@@ -298,14 +306,46 @@ export function createCreditWorld(db: Db, pools: readonly PoolRules[]): CreditWo
     async audit() {
       const audit = await auditLedger(db);
       assert.equal(audit.ok, true, String(audit.ok ? '' : audit.findings));
+      for (const { roundId } of await listRounds(db, { limit: 1_000 }))
+        await verifyRound(db, roundId);
+    },
+    spoil() {
+      isSound = false;
     },
     async close() {
+      if (isClosed) return;
+      isClosed = true;
+      if (isSound) await world.audit();
       await db.stop();
       // The server stops all its databases at the end.
       db.stop = async () => {};
     },
   };
   return world;
+}
+
+/** The statement that can be made of a recorded round has the recorded root, and verifies against the shares. */
+async function verifyRound(db: Db, roundId: bigint): Promise<void> {
+  const round = await readRound(db, roundId);
+  assert.ok(round);
+  const { pool, scheme, height, bits, foundAtMs, rewardSats, operatorSats, developerSats } = round;
+  const statement = makeStatement({
+    pool,
+    scheme,
+    network: 'regtest',
+    block: { hashDisplay: encodeHexReversed(round.blockHash), height, bits, foundAtMs },
+    window: round,
+    rewardSats,
+    operatorSats,
+    developerSats,
+    credits: round.credits,
+  });
+  assert.equal(statement.root.hash, encodeHex(round.root), `root of round ${roundId}`);
+  const shares: ExportedShare[] = [];
+  for await (const share of readWindowShares(db, round)) shares.push(share);
+  // Rounds that count nobody's shares say so by an empty window.
+  const isCounted = round.firstSeq <= round.lastSeq;
+  assert.deepEqual(verifyStatement(statement, isCounted ? shares : undefined), { ok: true });
 }
 
 /** Always works: what `run` asks between steps. */

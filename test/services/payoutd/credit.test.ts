@@ -692,6 +692,7 @@ for (const kind of SERVER_KINDS) {
       await cycle.run(active);
       assert.equal((await readControl(world.db)).halted, false);
       // Somebody with the rights of the tables' owner.
+      world.spoil();
       await world.db.transaction(async (tx) => {
         await tx.query('ALTER TABLE ledger_accounts DISABLE TRIGGER USER');
         await tx.query(`UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'chain'`);

@@ -279,9 +279,13 @@ for (const kind of SERVER_KINDS) {
       });
       await world.share('early', 100);
       await world.start().run(active);
+      const holds = (): Promise<unknown[]> => world.db.query('SELECT * FROM share_holds');
       const switched = world.start(asPps());
       await switched.run(active);
-      await world.share('middle', 50);
+      await world.share('middle', 25);
+      await switched.run(active);
+      assert.deepEqual(await holds(), [{ name: 'pps:main', after_seq: 2n }]);
+      await world.share('middle', 25);
       // Back before the last range was paid.
       const back = world.start();
       await back.run(active);
@@ -290,6 +294,7 @@ for (const kind of SERVER_KINDS) {
       assert.equal(await world.balance('miner', { name: 'early' }), 0n);
       assert.equal(await world.balance('miner', { name: 'middle' }), 25n * COIN);
       assert.equal(await world.balance('miner', { name: 'late' }), 0n);
+      assert.deepEqual(await holds(), [], 'raw shares are needed no longer');
       await world.find('late', { percent: 100, valueSats: 100n });
       await back.run(active);
       assert.equal(await world.balance('miner-immature', { name: 'late' }), 100n);
