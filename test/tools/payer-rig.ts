@@ -41,6 +41,9 @@ export const POLICY: PayoutPolicy = {
   bumpAfterMs: 3 * HOUR_MS,
 };
 
+/** Not a point of the payer: it dies of a commit whose answer is lost. */
+export const LOST_COMMIT = 'lost commit';
+
 export class Killed extends Error {}
 
 /** Methods whose loss or double matters; moods act on these, and on all when the node is down. */
@@ -76,7 +79,7 @@ export type PayerRig = {
   refuseAddress(address: string | null): void;
   /** The next answers of a method, by this function instead of the node. */
   answer(method: string, answer: (() => RpcAnswer) | null): void;
-  /** A payer that dies at the given point the nth time it comes by. */
+  /** A payer that dies at the given point (or of a lost commit) the nth time it comes by. */
   payer(policy?: Partial<PayoutPolicy>, kill?: { point: string; nth?: number }): Payer;
   account(seed: string, kind?: number): Promise<Account>;
   credit(credits: readonly { accountId: bigint; sats: bigint }[]): Promise<void>;
@@ -230,11 +233,21 @@ export async function createPayerRig(
     },
     payer(policy = {}, kill) {
       let left = kill?.nth ?? 1;
+      /** What was committed stands, and nobody hears of it: the connection broke after COMMIT was sent. */
+      const deafDb: Db = {
+        ...db,
+        async transaction(work) {
+          const result = await db.transaction(work);
+          left -= 1;
+          if (left === 0) throw new Killed(LOST_COMMIT);
+          return result;
+        },
+      };
       return createPayer(
         {
           clock,
           log,
-          db,
+          db: kill?.point === LOST_COMMIT ? deafDb : db,
           node,
           wallet,
           meter: { count() {}, set() {} },
