@@ -4,29 +4,48 @@
 
 export type Topic = {
   /** What the key of a record is: records of one key stay in order. */
-  key: 'constant' | 'session' | 'hash';
+  key: 'constant' | 'session' | 'hash' | 'place';
   /** A late subscriber first gets the last record. On Kafka: a compacted topic. */
   retained: boolean;
   /** Records over this are refused by the publisher. */
   bytesMax: number;
+  /** On Kafka. Topics of equal count put equal keys into the same partition. */
+  partitions: number;
+  /** On Kafka, how long a record is kept at least; null: the last one of a key for ever. */
+  retentionMs: number | null;
 };
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
+const DAY_MS = 24 * 3_600_000;
 /** A block is at most 4,000,000 weight units, hence bytes; 16 MiB leaves room for any chain that raises it. */
 const BLOCK_BYTES_MAX = 16 * MIB;
+/** Of each topic of shares, so that what shareproc makes of a submission stays in the partition it came from. */
+export const PARTITIONS = 12;
+
+const latest = { key: 'constant', retained: true, partitions: 1, retentionMs: null } as const;
+const shares = {
+  key: 'session',
+  retained: false,
+  partitions: PARTITIONS,
+  retentionMs: 7 * DAY_MS,
+} as const;
+/** Blocks are rare, and whoever was away must find them: one partition, a month. */
+const blocks = { key: 'hash', retained: false, partitions: 1, retentionMs: 30 * DAY_MS } as const;
 
 export const TOPICS = {
-  'mining.jobs': { key: 'constant', retained: true, bytesMax: 64 * KIB },
-  'mining.templates': { key: 'constant', retained: true, bytesMax: BLOCK_BYTES_MAX },
-  'mining.plans': { key: 'constant', retained: true, bytesMax: MIB },
-  'share.submissions': { key: 'session', retained: false, bytesMax: 64 * KIB },
-  'share.valid': { key: 'session', retained: false, bytesMax: 64 * KIB },
-  'share.rejected': { key: 'session', retained: false, bytesMax: 128 * KIB },
-  'share.stale': { key: 'session', retained: false, bytesMax: 64 * KIB },
-  'block.candidates': { key: 'hash', retained: false, bytesMax: BLOCK_BYTES_MAX },
-  'block.solved': { key: 'hash', retained: false, bytesMax: BLOCK_BYTES_MAX },
-  'block.outcome': { key: 'hash', retained: false, bytesMax: 64 * KIB },
+  'mining.jobs': { ...latest, bytesMax: 64 * KIB },
+  'mining.templates': { ...latest, bytesMax: BLOCK_BYTES_MAX },
+  'mining.plans': { ...latest, bytesMax: MIB },
+  'share.submissions': { ...shares, bytesMax: 64 * KIB },
+  'share.valid': { ...shares, bytesMax: 64 * KIB },
+  'share.rejected': { ...shares, bytesMax: 128 * KIB },
+  'share.stale': { ...shares, bytesMax: 64 * KIB },
+  'block.candidates': { ...blocks, bytesMax: BLOCK_BYTES_MAX },
+  'block.solved': { ...blocks, bytesMax: BLOCK_BYTES_MAX },
+  'block.outcome': { ...blocks, bytesMax: 64 * KIB },
+  /** What nobody could read, byte for byte; the key says `topic/partition/offset`. */
+  'dead.letters': { ...blocks, key: 'place', bytesMax: BLOCK_BYTES_MAX },
 } as const satisfies Record<string, Topic>;
 
 export type TopicName = keyof typeof TOPICS;

@@ -16,7 +16,7 @@ import {
   decodeTemplateBody,
 } from '../../messages/codec.ts';
 import { type TopicName, topicOf } from '../../messages/topics.ts';
-import type { Bus, BusRecord, Log } from '../../ports.ts';
+import type { Bus, BusRecord, Log, ReceivedRecord } from '../../ports.ts';
 
 export type MemoryBus = Bus & {
   /** Ends a subscription; batches already waiting for it are rejected. For subscribers that can die alone. */
@@ -36,7 +36,7 @@ const WAITING_BYTES_MAX = 128 * 1024 * 1024;
 
 type Subscription = {
   group: string;
-  handle: (records: readonly BusRecord[]) => Promise<void>;
+  handle: (records: readonly ReceivedRecord[]) => Promise<void>;
   /** Settled when everything handed over so far has been handled. Never rejects. */
   tail: Promise<void>;
   waitingBatches: number;
@@ -147,6 +147,7 @@ const DECODERS: Record<TopicName, (bytes: Uint8Array) => { ok: boolean; reason?:
   'block.candidates': decodeBlockCandidate,
   'block.solved': decodeSolvedBlock,
   'block.outcome': decodeBlockOutcome,
+  'dead.letters': () => ({ ok: true }),
 };
 
 function checkRecords(topic: string, records: readonly BusRecord[], encodeCheck: boolean): void {
@@ -165,5 +166,5 @@ function checkRecords(topic: string, records: readonly BusRecord[], encodeCheck:
 }
 
 function copyRecord(record: BusRecord): BusRecord {
-  return { key: record.key, value: record.value.slice() };
+  return { ...record, value: record.value.slice() };
 }
