@@ -93,7 +93,8 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
     const finds = await listFinds(db, { aboveHeight: tip.height - WATCH_DEPTH, forgotten });
     const names = new Set(finds.map(({ hash }) => encodeHexReversed(hash)));
     for (const name of standing.keys()) if (!names.has(name)) standing.delete(name);
-    if (isNewTip) await checkStanding(tip);
+    if (forgotten) standing.clear();
+    else if (isNewTip) await checkStanding(tip);
     tipSeen = tip.hashDisplay;
     waiting.clear();
     const waitingPools = new Set<string>();
@@ -120,6 +121,13 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
       }
     }
     if (isNewTip) await withdrawReturned(tip);
+    // Reorganised while it was looked at: what was seen may be of two chains.
+    const own = await locateBlock(
+      tip,
+      decodeHexReversed(tip.hashDisplay) as Uint8Array,
+      tip.height,
+    );
+    if (own.kind !== 'in-chain') standing.clear();
     if (forgotten && finds.length < FINDS_MAX) tipsUntilSearch = FORGOTTEN_TIPS;
   }
 

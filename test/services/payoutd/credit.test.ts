@@ -256,6 +256,39 @@ for (const kind of SERVER_KINDS) {
       await world.audit();
     });
 
+    test('a chain that is exchanged while it is looked at leaves no belief behind', async () => {
+      const world = await make();
+      await world.share('alice', 60);
+      const cycle = world.start();
+      const fork = world.node.tip;
+      const first = await world.find('alice');
+      await cycle.run(active);
+      // The other branch is mined and takes over between the question for the first block and that for the second.
+      const branch = world.node.makeBlock({ outputs: [], previous: fork });
+      world.mine(2);
+      const second = await world.find('bob', { on: branch });
+      assert.equal(world.node.isActive(first.block), true);
+      let isExchanged = false;
+      world.setFate((_door, method, params) => {
+        if (method === 'getblockheader' && params[0] === second.block.hashDisplay && !isExchanged) {
+          isExchanged = true;
+          world.node.submit(branch);
+          world.mine(3, second.block);
+        }
+        return { kind: 'answer' };
+      });
+      await cycle.run(active);
+      assert.equal(isExchanged, true);
+      world.setFate(() => ({ kind: 'answer' }));
+      assert.equal(world.node.isActive(first.block), false);
+      assert.equal(world.node.isActive(second.block), true);
+      world.mine(100);
+      await cycle.run(active);
+      await cycle.run(active);
+      assert.equal((await readRound(world.db, first.hash))?.state, 'orphaned');
+      assert.equal((await readRound(world.db, second.hash))?.state, 'mature');
+    });
+
     test('a mature block that is away for a moment stops payouts and withdraws its proposal when it returns', async () => {
       const world = await make();
       await world.share('alice', 60);
