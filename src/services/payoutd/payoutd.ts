@@ -29,9 +29,6 @@ export type PayoutdStatus = CycleStatus & {
 
 export type Payoutd = { status(): PayoutdStatus; stop(): Promise<void> };
 
-/** The key of the one lock: `headfrmp` in ASCII. */
-export const PAYOUTD_LOCK = 0x68656164_66726d70n;
-
 const CYCLE_MS = 2_000;
 /** How often one that stands by looks whether it may work. */
 const STANDBY_MS = 2_000;

@@ -17,9 +17,9 @@ import { decodeHexReversed } from '../../../src/core/bitcoin/bytes.ts';
 import type { PoolRules } from '../../../src/core/ledger/rules.ts';
 import { createMeter } from '../../../src/meter.ts';
 import type { Db } from '../../../src/ports.ts';
+import { LEDGER_LOCK } from '../../../src/roles.ts';
 import type { Devnet } from '../../../src/services/devnet/devnet.ts';
 import {
-  PAYOUTD_LOCK,
   type Payoutd,
   type PayoutdTools,
   startPayoutd,
@@ -97,7 +97,7 @@ describe('payoutd', { concurrency: false }, () => {
           takeAdvisoryLock({
             ...address,
             log,
-            key: PAYOUTD_LOCK,
+            key: LEDGER_LOCK,
             heartbeatMs: more.heartbeatMs ?? 100,
           }),
         ...more.tools,
