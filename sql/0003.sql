@@ -15,8 +15,9 @@
 CREATE TABLE ledger_accounts (
   ledger_account_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   -- chain: where rewards come from; deposit: where the operator's money comes from; paid, network-fee: where money goes. These four
-  -- stand for the world outside. expense, loss: what the pool bears. transit: reserved by a payout. carry: what a coinbase-direct pool
-  -- owes (or is owed) until a later block. Those that end in -immature are not spendable yet.
+  -- stand for the world outside; each account has a paid of its own, and the operator one without. expense, loss: what the pool bears.
+  -- transit: reserved by a payout. carry: what a coinbase-direct pool owes (or is owed) until a later block. Those that end in -immature
+  -- are not spendable yet.
   kind text NOT NULL,
   pool text NOT NULL DEFAULT '',
   account_id bigint,
@@ -24,7 +25,7 @@ CREATE TABLE ledger_accounts (
   CONSTRAINT ledger_accounts_kind CHECK (kind IN ('chain', 'deposit', 'paid', 'network-fee', 'miner', 'miner-immature', 'operator',
     'operator-immature', 'developer', 'developer-immature', 'reserve', 'reserve-immature', 'transit', 'expense', 'loss', 'carry')),
   CONSTRAINT ledger_accounts_owner CHECK
-    ((account_id IS NOT NULL) = (kind IN ('miner', 'miner-immature', 'transit', 'carry'))),
+    (kind = 'paid' OR (account_id IS NOT NULL) = (kind IN ('miner', 'miner-immature', 'transit', 'carry'))),
   -- What a miner has is his whichever pool he mined at; a reserve or a carry belongs to one pool.
   CONSTRAINT ledger_accounts_pool CHECK (CASE
     WHEN kind IN ('miner', 'miner-immature', 'transit') THEN pool = ''

@@ -799,16 +799,17 @@ export async function settleBatch(
       'SELECT account_id, amount_sats, fee_sats FROM payout_items WHERE batch_id = $1 ORDER BY account_id',
       [batchId],
     );
-    let paidSats = 0n;
     let minersFeeSats = 0n;
-    const entries: { account: LedgerAccount; sats: bigint }[] = items.map((item) => {
-      paidSats += item.amount_sats - item.fee_sats;
+    const entries: { account: LedgerAccount; sats: bigint }[] = items.flatMap((item) => {
       minersFeeSats += item.fee_sats;
-      return { account: { kind: 'transit', accountId: item.account_id }, sats: -item.amount_sats };
+      const accountId = item.account_id;
+      return [
+        { account: { kind: 'transit', accountId }, sats: -item.amount_sats },
+        { account: { kind: 'paid', accountId }, sats: item.amount_sats - item.fee_sats },
+      ];
     });
     // What a later generation costs above the first one is the pool's, whoever pays the first.
     const poolsFeeSats = confirmed.fee_sats - minersFeeSats;
-    entries.push({ account: { kind: 'paid' }, sats: paidSats });
     entries.push({ account: { kind: 'network-fee' }, sats: confirmed.fee_sats });
     entries.push({ account: { kind: 'expense' }, sats: -poolsFeeSats });
     await postLedger(tx, {
