@@ -33,6 +33,8 @@ export type SimFind = {
   seq: number;
   foundAtMs: number;
   finder: number;
+  /** The finding share never reached the log: the window ends with the newest share that was accepted before. */
+  isShareLost: boolean;
 };
 
 /** An address's wishes since a moment; the newest before it counts. */
@@ -73,6 +75,8 @@ export type JudgeStats = {
   paidSats: bigint;
   creditedSats: bigint;
   orphaned: number;
+  /** Rounds of blocks that came back after they were orphaned. */
+  recredited: number;
 };
 
 type Round = {
@@ -112,6 +116,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     paidSats: 0n,
     creditedSats: 0n,
     orphaned: 0,
+    recredited: 0,
   };
   const addressOf = new Map<bigint, string>();
   const idOf = new Map<string, bigint>();
@@ -345,6 +350,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       rounds.set(row.round_id, round);
       byHash.get(round.find.block.hashDisplay)!.rounds.push(round);
       stats.rounds += 1;
+      if (round.generation > 0) stats.recredited += 1;
       stats.credits += round.credits.size;
       stats.creditedSats += row.reward_sats;
       lastRound = row.round_id;
@@ -408,6 +414,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       expect('whole', `credits of ${what}, which fills a reserve`, sum, 0n);
       return round;
     }
+    if (find.isShareLost) find.seq = shares.newestBy(find.foundAtMs);
     expect('window', `the last share of ${what}`, row.last_seq, BigInt(find.seq));
     const window = windowOf(find, row);
     expect('window', `the first share of ${what}`, row.first_seq, window.firstSeq);
@@ -432,7 +439,8 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       if (credit.work !== work)
         fail('window', `${address} has ${credit.work} work in ${what}, should have ${work}`);
       works.delete(address);
-      judgeRates(address, find.pool, credit.fee_ppm, credit.donation_ppm, what);
+      // Who was paid by the coinbase without any work has no rate.
+      if (work > 0n) judgeRates(address, find.pool, credit.fee_ppm, credit.donation_ppm, what);
       round.rates.set(address, { feePpm: credit.fee_ppm, donationPpm: credit.donation_ppm });
       members.push({
         id: credit.account_id,
@@ -498,7 +506,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     if (rules.scheme === 'prop')
       return shares.window(find.pool, find.seq, {
         wanted: null,
-        afterSeq: previousEnd(find, row),
+        afterSeq: previousEnd(find),
         afterMs: null,
       });
     if (rules.window.kind === 'days')
@@ -512,40 +520,23 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     return shares.window(find.pool, find.seq, { wanted, afterSeq: 0, afterMs: null });
   }
 
-  /** PROP begins after the round before: a find of the pool that stood when this one was credited. */
-  function previousEnd(find: SimFind, row: RoundRow): number {
-    const earlier = facts.finds
-      .filter((one) => one.pool === find.pool && one.seq > 0 && one.seq < find.seq)
-      .sort((a, b) => b.seq - a.seq);
-    const own = shares.pools[find.pool]!;
-    for (const one of [null, ...earlier]) {
-      const end = one === null ? null : one.seq;
-      if (end === null) continue;
-      const firstAt = shares.indexAt(find.pool, end) + 1;
-      if (BigInt(own.seq[firstAt]!) === row.first_seq) {
-        if (!mayHaveStood(one!))
-          fail(
-            'window',
-            `PROP of block ${find.block.height} begins after a block that never stood`,
-          );
-        return end;
-      }
-      // One that stands must not be passed over.
-      const standing = byHash.get(one!.block.hashDisplay)?.rounds.at(-1);
-      if (
-        standing !== undefined &&
-        standing.state !== 'orphaned' &&
-        facts.node.isActive(one!.block)
-      )
-        return end;
+  /** PROP begins after the pool's block before this one in the same chain. */
+  function previousEnd(find: SimFind): number {
+    let end = 0;
+    for (const one of facts.finds) {
+      if (one.pool !== find.pool || one.seq >= find.seq || one.seq <= end) continue;
+      if (isAncestor(one.block, find.block)) end = one.seq;
     }
-    return 0;
+    return end;
   }
 
-  function mayHaveStood(find: SimFind): boolean {
-    return (
-      (byHash.get(find.block.hashDisplay)?.rounds.length ?? 0) > 0 || node.isActive(find.block)
-    );
+  function isAncestor(older: NodeBlock, newer: NodeBlock): boolean {
+    let at: NodeBlock | null = newer;
+    while (at !== null && at.height > older.height) {
+      if (node.isActive(at)) return node.isActive(older);
+      at = at.previous;
+    }
+    return at === older;
   }
 
   function judgeRates(
@@ -571,6 +562,8 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     settings: SimSettings | undefined,
   ): { feePpm: number; donationPpm: number } {
     const { rules } = tape.pools[pool]!;
+    // The coinbase of solo is made before anybody asks whose it is: one fee for all.
+    if (rules.scheme === 'solo') return { feePpm: rules.feePpm, donationPpm: 0 };
     const feePpm = settings?.feePpm ?? rules.feePpm;
     const donationPpm = (settings?.donationPpm ?? 0) + rules.developerFeePpm;
     return { feePpm, donationPpm: Math.min(donationPpm, 1_000_000 - feePpm) };
@@ -579,7 +572,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
   /** Every block of ours is credited while it stands, and only then. */
   function judgeStanding(): void {
     for (const { find, rounds: own } of byHash.values()) {
-      if (find.seq === 0) continue;
+      if (find.seq === 0 && !find.isShareLost) continue;
       const last = own.at(-1);
       const standing = last !== undefined && last.state !== 'orphaned' ? last : null;
       const confirmations = node.confirmations(find.block);

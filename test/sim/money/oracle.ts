@@ -100,6 +100,16 @@ export class ShareFacts {
     return low - 1;
   }
 
+  /** The newest share of any pool that was accepted at or before this moment; 0 when there is none. */
+  newestBy(atMs: number): number {
+    let newest = 0;
+    for (const log of this.pools) {
+      const at = log.acceptedAtMs.findLastIndex((acceptedAtMs) => acceptedAtMs <= atMs);
+      newest = Math.max(newest, log.seq[at] ?? 0);
+    }
+    return newest;
+  }
+
   /**
    * The shares that count, from `lastSeq` back: `wanted` work (null: no bound), nothing at or before `afterSeq`, nothing accepted at
    * or before `afterMs` (null: no bound).

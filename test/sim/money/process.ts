@@ -17,8 +17,8 @@ export type SimProcess = {
   name: string;
   db: Db;
   fault: Fault;
-  /** A named place outside the product's own fault points; waits for its turn, and may be where the process ends. */
-  pass(point: string): Promise<void>;
+  /** Waits for its turn. A name makes it a place where the process may end, besides the product's own fault points. */
+  pass(point: string | null): Promise<void>;
   isAlive(): boolean;
   /** Runs until `work` is done (true) or the process is killed (false); then nothing of it is left in the database. */
   run(work: () => Promise<void>): Promise<boolean>;
@@ -79,21 +79,20 @@ export function startProcess(options: ProcessOptions): SimProcess {
       () => {},
     );
     inFlight.add(settled);
+    void settled.then(() => inFlight.delete(settled));
     try {
       return await flight;
     } catch (error) {
-      if (!alive) return await never();
-      throw error;
-    } finally {
-      inFlight.delete(settled);
+      if (alive) throw error;
+      return never();
     }
   }
 
-  async function pass(point: string): Promise<void> {
+  async function pass(point: string | null): Promise<void> {
     if (!alive) return never();
     await turns?.enter(name);
     if (!alive) return never();
-    visit(point);
+    if (point !== null) visit(point);
   }
 
   function lose(): Loss | null {

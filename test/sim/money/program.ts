@@ -15,6 +15,7 @@ export type ProgramTools = {
   policy: PayoutPolicy;
   network: Network;
   isActive: () => boolean;
+  isShipperIdle: () => boolean;
   publishPlans: (bytes: Uint8Array) => void;
 };
 
@@ -35,7 +36,7 @@ export function startProgram(tools: ProgramTools): Program {
   };
   const meter = { count() {}, set() {}, observe() {} };
   const cycle = createCycle(
-    { clock, log, db, bus, meter, fault, openRpc: () => node, isShipperIdle: () => true },
+    { clock, log, db, bus, meter, fault, openRpc: () => node, isShipperIdle: tools.isShipperIdle },
     {
       network,
       nodes: [{ name: node.name, url: 'http://127.0.0.1:1/' }],

@@ -53,7 +53,7 @@ try {
         breaks: new Set(values.break as BreakName[]),
         ...(values.trace ? { trace: (text: string) => console.log(text) } : {}),
       },
-      await server.fresh(),
+      server,
     );
     const tookS = ((performance.now() - startedMs) / 1000).toFixed(1);
     const { crashedAt, visited, ...numbers } = stats;

@@ -48,7 +48,7 @@ export type TapeShare = {
   difficulty: number;
 };
 
-const ACTIVE_ACCOUNTS = 250;
+const ACTIVE_ACCOUNTS = 160;
 const HEX = /../g;
 
 /** `seed` decides everything; `sharesPerBlock` how hard the network is. */

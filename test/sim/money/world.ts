@@ -25,7 +25,7 @@ import { type CallFate, type NodeBlock, WalletNode } from '../../tools/wallet-no
 import { createRandom, type Random } from '../random.ts';
 import { START_MS } from '../time.ts';
 import type { BreakName } from './breaks.ts';
-import { bendDb, bendFate, bendPolicy } from './breaks.ts';
+import { bendDb, bendPolicy, payTwice } from './breaks.ts';
 import {
   BrokenPromise,
   createJudge,
@@ -37,6 +37,7 @@ import {
 import { ShareFacts } from './oracle.ts';
 import { createTurns, type KillPlan, type SimProcess, startProcess } from './process.ts';
 import { type Program, startProgram } from './program.ts';
+import type { MoneyServer } from './server.ts';
 import { BASE_HEIGHT, makeTape, NETWORK, type TapeJob, type TapeShare } from './tape.ts';
 
 export type MoneyOptions = {
@@ -77,6 +78,8 @@ export type MoneyStats = JudgeStats & {
 };
 
 const BATCH_SHARES = 4_000;
+/** Not every process that is to be killed comes to the place where it would be. */
+const KILL_TRIES_MAX = 12;
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 const RETENTION_DAYS = 3;
@@ -85,10 +88,9 @@ const BLOCK_MS = 600_000;
 /** The judge calls a run stuck that has not paid everything after so many virtual days. */
 const DRAIN_DAYS_MAX = 30;
 
-export async function runMoney(
-  options: MoneyOptions,
-  open: () => Promise<Db>,
-): Promise<MoneyResult> {
+/** One run in a database of its own. */
+export async function runMoney(options: MoneyOptions, server: MoneyServer): Promise<MoneyResult> {
+  const { open, drop } = await server.fresh();
   const world = new World(options, await open(), await open(), await open());
   try {
     await world.run();
@@ -97,6 +99,8 @@ export async function runMoney(
     if (!(error instanceof BrokenPromise)) throw error;
     const { promise, message } = error;
     return { failure: { promise, step: world.step, text: message }, stats: world.stats() };
+  } finally {
+    await drop();
   }
 }
 
@@ -130,6 +134,9 @@ class World {
   #visitsOfCycle = 100;
   #job: TapeJob;
   #partitionDay = -1;
+  #bumps = 0;
+  /** What miners ask for; who pays less waits. */
+  #marketRate = 1;
   readonly #visited = new Map<string, number>();
   readonly #crashedAt = new Map<string, number>();
   readonly #counts = {
@@ -203,7 +210,7 @@ class World {
       blocks: this.#finds.length,
       crashedAt: this.#crashedAt,
       visited: new Set(this.#visited.keys()),
-      bumps: this.#node.calls.get('bump') ?? 0,
+      bumps: this.#bumps,
       virtualDays: Math.round((this.#nowMs - START_MS) / DAY_MS),
     };
   }
@@ -221,10 +228,11 @@ class World {
       await this.#find();
       found += 1;
       await this.#chainMoves();
-      await this.#cycle();
+      // Killed while there is something to do; what is left over is done at the end.
       const crashesDue = Math.round((found / blocks) * crashes);
-      for (let tries = 0; this.#counts.crashes < crashesDue && tries < 60; tries++)
+      for (let tries = 0; this.#counts.crashes < crashesDue && tries < KILL_TRIES_MAX; tries++)
         await this.#cycle(this.#choosePlan());
+      await this.#cycle();
       if (this.#random.chance(0.1)) await this.#pair();
       const isLook =
         Math.floor((found * looks) / blocks) > Math.floor(((found - 1) * looks) / blocks);
@@ -239,6 +247,10 @@ class World {
       if (this.#random.chance(0.02)) await this.#redeliver();
     }
     await this.#drain();
+    const [row] = await this.#admin.query<{ bumps: number }>(
+      'SELECT count(*)::int AS bumps FROM payout_generations WHERE generation > 1',
+    );
+    this.#bumps = row?.bumps ?? 0;
     const audit = await auditLedger(this.#admin);
     if (!audit.ok) throw new BrokenPromise('audit', audit.findings.join('; '));
   }
@@ -396,7 +408,7 @@ class World {
       outputs,
       bits: this.#job.bits,
       commitment: this.#random.chance(0.7),
-      txs: this.#node.minable(this.#random.pick([1, 1, 4, 25]), 50),
+      txs: this.#node.minable(this.#marketRate, 50),
     });
     const record = {
       ...share.record,
@@ -405,15 +417,19 @@ class World {
       acceptedAtMs: this.#nowMs,
       planId,
     };
+    // A policy may refuse the share of a block, and the block stands all the same.
+    const isShareLost =
+      this.#finds.length > 20 && rules.scheme !== 'solo' && this.#random.chance(0.03);
     const find: SimFind = {
       block,
       pool: share.pool,
       seq: 0,
       foundAtMs: this.#nowMs,
       finder: share.account,
+      isShareLost,
     };
     this.#finds.push(find);
-    this.#pending.push({ ...share, record });
+    if (!isShareLost) this.#pending.push({ ...share, record });
     const candidate = (): Promise<void> =>
       this.#insist(() =>
         recordCandidate(this.#lossyAdmin(), {
@@ -497,7 +513,7 @@ class World {
       tip = this.#node.makeBlock({
         previous: tip,
         outputs: [{ valueSats: 1n, script: Uint8Array.of(0x51, this.#random.below(256)) }],
-        txs: onTip && withTxs ? this.#node.minable(this.#random.pick([1, 1, 3, 8, 30]), 50) : [],
+        txs: onTip && withTxs ? this.#node.minable(this.#marketRate, 50) : [],
       });
       this.#node.submit(tip);
     }
@@ -506,13 +522,16 @@ class World {
 
   async #chainMoves(): Promise<void> {
     const random = this.#random;
-    this.#node.estimateSatsPerVb = random.chance(0.05) ? null : 1 + random.below(20);
+    if (random.chance(0.08)) this.#marketRate = random.pick([1, 2, 5, 12, 30]);
+    this.#node.estimateSatsPerVb = random.chance(0.05) ? null : this.#marketRate * 1.05;
+    // A full mempool asks for more than the usual least.
+    this.#node.minRateSatsPerVb = random.chance(0.1) ? Math.max(1, this.#marketRate / 2) : 1;
     if (random.chance(0.5)) {
       this.#nowMs += random.below(2 * BLOCK_MS);
       this.#competitor(1 + random.below(2));
       this.#newJob();
     }
-    if (random.chance(0.07)) this.#reorganise(1 + random.below(3));
+    if (random.chance(0.1)) this.#reorganise(1 + random.below(3));
     if (random.chance(0.03)) {
       for (const id of [...this.#node.mempool.keys()])
         if (random.chance(0.5)) this.#node.dropFromMempool(id);
@@ -642,6 +661,7 @@ class World {
       policy: bendPolicy(this.#policy, this.#breaks),
       network: NETWORK,
       isActive: process.isAlive,
+      isShipperIdle: () => this.#pending.length === 0,
       publishPlans: (bytes) => {
         const decoded = decodeCoinbasePlans(bytes);
         if (!decoded.ok) throw new Error('plans cannot be read');
@@ -682,6 +702,7 @@ class World {
     const { process, program } = this.#living!;
     const before = process.visits();
     await this.#runOnce(process, program);
+    if (this.#breaks.has('paid-twice')) await payTwice(this.#node, this.#admin);
     if (!process.isAlive()) this.#living = null;
     else if (this.#weather === 'fair')
       this.#visitsOfCycle = Math.max(
@@ -759,10 +780,9 @@ class World {
   async #fateOf(door: string, method: string): Promise<CallFate> {
     const process = this.#processes.get(door)!;
     const writes = WRITES.has(method);
-    await process.pass(writes ? `rpc.${method}.before` : 'rpc.read');
-    const fate = bendFate(this.#storm(method), method, this.#breaks);
+    await process.pass(writes ? `rpc.${method}` : null);
+    const fate = this.#storm(method);
     if (fate.kind !== 'answer') this.#counts.badAnswers += 1;
-    if (!writes || (fate.kind !== 'answer' && !fate.acted)) return fate;
     return fate;
   }
 
@@ -807,6 +827,8 @@ class World {
 
   /** Mines on without faults until everybody who is due is paid. */
   async #drain(): Promise<void> {
+    this.#marketRate = 1;
+    this.#node.minRateSatsPerVb = 1;
     this.#policy.minimumSats = 20_000n;
     this.#policy.schedule = { kind: 'every', intervalMs: HOUR_MS };
     await this.#calm();
@@ -815,8 +837,9 @@ class World {
       this.#nowMs += BLOCK_MS;
       this.#node.estimateSatsPerVb = 2;
       this.#competitor(1);
-      if (blocks % 4 !== 3) continue;
+      if (blocks % (blocks < 100 ? 10 : 4) !== 3) continue;
       await this.#calm();
+      if (blocks % 8 === 3) await this.#judge.look({ quiet: true });
       const [open] = await this.#admin.query<{ batches: number }>(
         `SELECT count(*)::int AS batches FROM payout_batches WHERE state NOT IN ('settled', 'released')`,
       );
@@ -845,7 +868,7 @@ const EXPECTED_FAILURE = /: (Connection terminated unexpectedly|the node fails)/
 
 type Weather = 'fair' | 'down' | 'slow' | 'deaf' | 'flaky' | 'locked';
 const WEATHERS: readonly Weather[] = ['down', 'slow', 'deaf', 'flaky', 'flaky', 'locked'];
-/** Calls that change something; a process may die before and after each. */
+/** Calls that change something; a process may die before each. After it is a fault point of the product's own. */
 const WRITES: ReadonlySet<string> = new Set([
   'walletcreatefundedpsbt',
   'walletprocesspsbt',
