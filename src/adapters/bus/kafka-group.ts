@@ -1,0 +1,127 @@
+/**
+ * Membership in a consumer group of one topic: which partitions are ours, and committing what was handled. Before the group is joined
+ * again, handlers come to an end and their offsets are committed, so that a partition that moves starts where we left it.
+ *
+ * The client's own streams are not used: after a rejoin they go on from what was fetched, not from what was handled. A commit here is
+ * never repeated under a later generation: whoever was thrown out of the group is refused by the broker.
+ */
+import type { Consumer } from '@platformatic/kafka';
+import type { KafkaHealth } from './kafka-health.ts';
+
+/** Which partitions are ours from now on. */
+export type Assignment = {
+  partitions: readonly number[];
+  /** Nobody else can have had a partition of ours since the last assignment. */
+  isUnbroken: boolean;
+};
+
+export type KafkaGroup = {
+  /** Next offset of each partition that has been handled up to there. Rejects when the group does not take it. */
+  commit(offsets: ReadonlyMap<number, bigint>): Promise<void>;
+  /** Where the group left off; null for partitions it never committed. */
+  readCommitted(partitions: readonly number[]): Promise<Map<number, bigint | null>>;
+  /** Leaves the group, so that others need not wait for the session to end. */
+  stop(timeoutMs: number): Promise<void>;
+};
+
+export type GroupTools = {
+  /** A consumer that repeats nothing by itself, with `beforeJoin` to be awaited ahead of every join. */
+  openMember(beforeJoin: () => Promise<void>): Consumer;
+  health: KafkaHealth;
+};
+
+export type GroupOptions = {
+  topic: string;
+  /** Called ahead of each join: resolves when handlers have ended and what they did is committed, or it took too long. */
+  beforeJoin(): Promise<void>;
+  onAssigned(assignment: Assignment): void;
+};
+
+const PAUSE_MIN_MS = 100;
+const PAUSE_MAX_MS = 5_000;
+
+/** Joins and stays joined, for ever. */
+export function joinKafkaGroup(tools: GroupTools, options: GroupOptions): KafkaGroup {
+  const { health } = tools;
+  const { topic } = options;
+  const member = tools.openMember(options.beforeJoin);
+  const part = `group ${member.groupId}`;
+  member.topics.track(topic);
+  let last: { generation: number; memberId: string | null } | null = null;
+  let pauseMs = PAUSE_MIN_MS;
+  let timer: NodeJS.Timeout | null = null;
+  let isJoining = false;
+  let isStopped = false;
+
+  member.on('consumer:group:join', ({ generationId, memberId, assignments }) => {
+    const generation = generationId ?? -1;
+    const isUnbroken = last?.generation === generation - 1 && last.memberId === memberId;
+    last = { generation, memberId };
+    pauseMs = PAUSE_MIN_MS;
+    health.fine(part);
+    const mine = (assignments ?? []).filter((one) => one.topic === topic);
+    options.onAssigned({ partitions: mine.flatMap(({ partitions }) => partitions), isUnbroken });
+  });
+  member.on('consumer:heartbeat:error', ({ error }) => health.failed(part, error));
+  member.on('consumer:heartbeat:end', () => health.fine(part));
+  // A join that the client began by itself has failed, and it does not try again.
+  (member as NodeJS.EventEmitter).on('error', (error: Error) => joinLater(error));
+
+  async function join(): Promise<void> {
+    timer = null;
+    if (isJoining || isStopped) return;
+    isJoining = true;
+    try {
+      await member.joinGroup({});
+      isJoining = false;
+    } catch (error) {
+      isJoining = false;
+      joinLater(error);
+    }
+  }
+
+  function joinLater(error: unknown): void {
+    if (isStopped || timer !== null || isJoining) return;
+    health.failed(part, error);
+    timer = setTimeout(() => void join(), pauseMs);
+    pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS);
+  }
+
+  void join();
+
+  return {
+    async commit(offsets) {
+      await member.commit({
+        offsets: Array.from(offsets, ([partition, offset]) => ({
+          topic,
+          partition,
+          offset,
+          leaderEpoch: -1,
+        })),
+      });
+    },
+
+    async readCommitted(partitions) {
+      const found = await member.listCommittedOffsets({
+        topics: [{ topic, partitions: [...partitions] }],
+      });
+      const offsets = found.get(topic) ?? [];
+      return new Map(
+        partitions.map((partition) => {
+          const offset = offsets[partition];
+          return [partition, offset === undefined || offset < 0n ? null : offset];
+        }),
+      );
+    },
+
+    async stop(timeoutMs) {
+      isStopped = true;
+      if (timer !== null) clearTimeout(timer);
+      await Promise.race([
+        member.close(true).catch(() => {}),
+        new Promise((resolve) => setTimeout(resolve, timeoutMs).unref()),
+      ]);
+      health.forget(part);
+    },
+  };
+}

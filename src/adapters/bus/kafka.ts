@@ -1,0 +1,255 @@
+/**
+ * The bus of many processes: Kafka behind the `Bus` port. `publish` resolves when all in-sync replicas have the records; handlers are
+ * called until they resolve, and only then is their offset committed.
+ *
+ * A broker that is away is tried for ever, with pauses that grow; nothing here ends a process. Topics are created or checked first,
+ * and what they must be stands in `kafka-topics.ts`.
+ */
+import { Admin, Consumer, Producer } from '@platformatic/kafka';
+import { topicOf } from '../../messages/topics.ts';
+import type { Bus, Log } from '../../ports.ts';
+import { createKafkaHealth } from './kafka-health.ts';
+import { type KafkaReader, type ReaderStatus, startKafkaReader } from './kafka-reader.ts';
+import { createKafkaSender, type KafkaSender } from './kafka-sender.ts';
+import { ensureTopics, TopicsRefusedError } from './kafka-topics.ts';
+
+export type KafkaBus = Bus & {
+  /** Resolves when the topics are as they must be; rejects with `TopicsRefusedError` for what the operator must mend. */
+  ready: Promise<void>;
+  status(): KafkaStatus;
+};
+
+export type KafkaStatus = {
+  /** Everything that talks with a broker was answered the last time. */
+  connected: boolean;
+  topicsReady: boolean;
+  /** Calls to a broker that failed. */
+  errors: number;
+  lastError: string | null;
+  waitingBytes: number;
+  subscriptions: ReaderStatus[];
+};
+
+export type KafkaBusOptions = {
+  log: Log;
+  /** `host:port`, one or more. */
+  brokers: readonly string[];
+  /** Groups of ours on the broker are called `<groupPrefix>.<group>.<topic>`. */
+  groupPrefix: string;
+  /** How the broker's own log calls us. */
+  clientId: string;
+  /** A publish that is not safe by then rejects. */
+  publishTimeoutMs?: number;
+  /** Of one topic. */
+  waitingBytesMax?: number;
+  batchRecordsMax?: number;
+  batchBytesMax?: number;
+  /** Partitions of one subscription that are handled side by side. */
+  handlersMax?: number;
+  /** A member that is silent for so long loses its partitions; the broker allows 6 s to 30 min unless told otherwise. */
+  sessionMs?: number;
+  heartbeatMs?: number;
+  /** `subscribe` waits so long for its place before it resolves and goes on by itself. */
+  subscribeWaitMs?: number;
+  stopTimeoutMs?: number;
+};
+
+const MIB = 1024 * 1024;
+const REQUEST_TIMEOUT_MS = 10_000;
+const CONNECT_TIMEOUT_MS = 3_000;
+const METADATA_MAX_AGE_MS = 30_000;
+const RETRY_MIN_MS = 50;
+const RETRY_MAX_MS = 1_000;
+const PAUSE_MIN_MS = 200;
+const PAUSE_MAX_MS = 5_000;
+
+/** A bus over these brokers. Opens no connection before it returns, and none of its calls needs a broker to be there. */
+export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
+  const { log, groupPrefix } = options;
+  const publishTimeoutMs = options.publishTimeoutMs ?? 10_000;
+  const sessionMs = options.sessionMs ?? 10_000;
+  const stopTimeoutMs = options.stopTimeoutMs ?? 5_000;
+  const subscribeWaitMs = options.subscribeWaitMs ?? 3_000;
+  /** A group that changes waits this long for its members; a member that drains must be back before. */
+  const rebalanceMs = sessionMs + 5_000;
+  const client = {
+    clientId: options.clientId,
+    bootstrapBrokers: [...options.brokers],
+    connectTimeout: CONNECT_TIMEOUT_MS,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    metadataMaxAge: METADATA_MAX_AGE_MS,
+    // What fails is tried again by us, who know whether it still matters.
+    retries: 0,
+  };
+  const health = createKafkaHealth(log);
+  const senders = new Map<string, KafkaSender>();
+  const readers = new Map<string, KafkaReader>();
+  let topicsReady = false;
+  let checking: Promise<void> | null = null;
+  let isStopping = false;
+  let isStopped = false;
+  let wake: () => void = () => {};
+
+  /** Until the broker has answered; again when something failed, for a broker may come back without topics. */
+  function checkTopics(): Promise<void> {
+    checking ??= checkUntilAnswered().finally(() => {
+      checking = null;
+    });
+    return checking;
+  }
+
+  async function checkUntilAnswered(): Promise<void> {
+    for (let pauseMs = PAUSE_MIN_MS; !isStopping; pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS)) {
+      const admin = new Admin(client);
+      try {
+        await ensureTopics({ admin, log });
+        topicsReady = true;
+        health.fine('topics');
+        return;
+      } catch (error) {
+        topicsReady = false;
+        health.failed('topics', error);
+        if (error instanceof TopicsRefusedError) throw error;
+      } finally {
+        admin.close().catch(() => {});
+      }
+      if (isStopping) break;
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, pauseMs);
+        wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    throw new Error('the bus is stopped');
+  }
+
+  const ready = checkTopics();
+  ready.catch(() => {});
+
+  function onTrouble(): void {
+    if (topicsReady && !isStopping) checkTopics().catch(() => {});
+  }
+
+  function openProducer(): Producer {
+    const producer = new Producer({
+      ...client,
+      idempotent: true,
+      retries: true,
+      retryDelay: (_client, _operation, attempt) =>
+        Math.min(RETRY_MIN_MS * 2 ** Math.min(attempt, 10), RETRY_MAX_MS),
+      timeout: publishTimeoutMs,
+      // Less than the time of a publish: a broker that hangs is left, and asked again over a new connection.
+      requestTimeout: Math.ceil(publishTimeoutMs / 2),
+    });
+    (producer as NodeJS.EventEmitter).on('error', () => {});
+    return producer;
+  }
+
+  function openFetcher(): Consumer {
+    return new Consumer({ ...client, groupId: groupPrefix, autocommit: false });
+  }
+
+  function openMember(groupId: string, beforeJoin: () => Promise<void>): Consumer {
+    return new Consumer({
+      ...client,
+      groupId,
+      autocommit: false,
+      sessionTimeout: sessionMs,
+      rebalanceTimeout: rebalanceMs,
+      heartbeatInterval: options.heartbeatMs ?? 1_000,
+      // A join is answered when all members have joined.
+      requestTimeout: rebalanceMs + REQUEST_TIMEOUT_MS,
+      protocols: [{ name: 'roundrobin', version: 1 }],
+      // The one place where the client waits ahead of a join.
+      protocolsMetadata: async () => {
+        await beforeJoin();
+        return Buffer.alloc(0);
+      },
+    });
+  }
+
+  return {
+    ready,
+
+    async publish(topic, records) {
+      if (isStopped) throw new Error('the bus is stopped');
+      const row = topicOf(topic);
+      if (row === null) throw new RangeError(`unknown topic "${topic}"`);
+      let sender = senders.get(topic);
+      if (sender === undefined) {
+        sender = createKafkaSender(
+          { ready, openProducer, health, onTrouble },
+          {
+            name: topic,
+            topic: row,
+            timeoutMs: publishTimeoutMs,
+            waitingBytesMax: options.waitingBytesMax ?? 64 * MIB,
+          },
+        );
+        senders.set(topic, sender);
+      }
+      await sender.publish(records);
+    },
+
+    async subscribe(topic, group, handle, { from } = {}) {
+      if (isStopping) throw new Error('the bus is stopped');
+      const row = topicOf(topic);
+      if (row === null) throw new RangeError(`unknown topic "${topic}"`);
+      const name = `${groupPrefix}.${group}.${topic}`;
+      if (readers.has(name)) throw new Error(`group "${group}" already reads "${topic}"`);
+      const reader = startKafkaReader(
+        {
+          log,
+          health,
+          ready,
+          openFetcher,
+          openMember: (beforeJoin) => openMember(name, beforeJoin),
+          onTrouble,
+        },
+        {
+          topic,
+          group: row.retained ? null : name,
+          ...(from === undefined ? {} : { from }),
+          batchRecordsMax: options.batchRecordsMax ?? 1_000,
+          batchBytesMax: options.batchBytesMax ?? 4 * MIB,
+          handlersMax: options.handlersMax ?? 4,
+          drainMs: sessionMs / 2,
+        },
+        handle,
+      );
+      readers.set(name, reader);
+      let timer: NodeJS.Timeout | undefined;
+      await Promise.race([
+        reader.placed,
+        new Promise((resolve) => {
+          timer = setTimeout(resolve, subscribeWaitMs);
+        }),
+      ]);
+      clearTimeout(timer);
+    },
+
+    status() {
+      const subscriptions = [...readers.values()].map((reader) => reader.status());
+      return {
+        connected: topicsReady && health.isConnected(),
+        topicsReady,
+        errors: health.errors(),
+        lastError: health.lastError(),
+        waitingBytes: [...senders.values()].reduce((sum, one) => sum + one.waitingBytes(), 0),
+        subscriptions,
+      };
+    },
+
+    async stop() {
+      if (isStopping) return;
+      isStopping = true;
+      wake();
+      // Handlers publish what they make of records: readers first.
+      await Promise.all([...readers.values()].map((reader) => reader.stop(stopTimeoutMs)));
+      isStopped = true;
+      await Promise.all([...senders.values()].map((sender) => sender.stop(stopTimeoutMs)));
+    },
+  };
+}
