@@ -331,3 +331,31 @@ export async function confirmReversal(
     return { ok: true, lossSats, txSeq };
   });
 }
+
+/**
+ * All carries of a pool that are not zero, by account id, and whether the account has left: nothing was earned by it or paid to it in
+ * scheme direct since `goneBeforeMs`.
+ */
+export async function listCarries(
+  tx: Tx,
+  options: { pool: string; goneBeforeMs: number },
+): Promise<{ accountId: bigint; carrySats: bigint; hasLeft: boolean }[]> {
+  const [recent] = await tx.query<{ seq: bigint | null }>(
+    'SELECT min(tx_seq) AS seq FROM ledger_transactions WHERE at >= to_timestamp($1::bigint / 1000.0)',
+    [options.goneBeforeMs],
+  );
+  const rows = await tx.query<{ account_id: bigint; balance: bigint; has_left: boolean }>(
+    `SELECT account_id, balance,
+            NOT EXISTS (SELECT FROM ledger_accounts AS own JOIN ledger_entries USING (ledger_account_id)
+                        WHERE own.account_id = carried.account_id AND own.kind IN ('carry', 'paid')
+                          AND tx_seq >= $2) AS has_left
+     FROM ledger_accounts AS carried WHERE kind = 'carry' AND pool = $1 AND balance <> 0
+     ORDER BY account_id`,
+    [options.pool, recent?.seq ?? 2n ** 63n - 1n],
+  );
+  return rows.map((row) => ({
+    accountId: row.account_id,
+    carrySats: row.balance,
+    hasLeft: row.has_left,
+  }));
+}

@@ -279,15 +279,7 @@ async function settle(
     });
     if (!carried.ok) return carried;
     credits = carried.credits;
-    entries =
-      scheme === 'direct'
-        ? carried.rows
-            .filter(({ carrySats }) => carrySats !== 0n)
-            .map(({ accountId, carrySats }) => ({
-              account: { kind: 'carry', pool: find.pool, accountId },
-              sats: carrySats,
-            }))
-        : [];
+    entries = coinbaseEntries(carried.rows, find.pool, rewardSats, scheme === 'direct');
   } else {
     credits = result.credits.map((credit) => ({ ...credit, paidSats: null }));
     entries = ledgerEntries(result, find.pool, rewardSats, feeAccount, developerAccount);
@@ -316,7 +308,11 @@ async function settle(
           : {
               key: `${rule.settles === 'reserve' ? 'reserve' : 'credit'}:${hashDisplay}:${generation}`,
               kind:
-                rule.settles === 'reserve' ? 'reserve' : scheme === 'direct' ? 'direct' : 'credit',
+                rule.settles === 'reserve'
+                  ? 'reserve'
+                  : rule.settles === 'coinbase'
+                    ? 'direct'
+                    : 'credit',
               atMs: nowMs,
               actor: ACTOR,
               blockHash: find.hash,
@@ -392,6 +388,27 @@ function ledgerEntries(
     })),
     { account: { kind: 'reserve-immature', pool }, sats: result.reserveSats },
   ];
+}
+
+/** What the coinbase itself paid, and in scheme direct what it owes or is owed after that. */
+function coinbaseEntries(
+  rows: readonly DirectCarry[],
+  pool: string,
+  rewardSats: bigint,
+  hasCarry: boolean,
+): Posting['entries'] {
+  const entries: Posting['entries'] = [
+    { account: { kind: 'chain' }, sats: -rewardSats },
+    ...rows.map(({ accountId, paidSats }) => ({
+      account: { kind: 'paid', accountId } as const,
+      sats: paidSats,
+    })),
+    ...(hasCarry ? rows : []).map(({ accountId, carrySats }) => ({
+      account: { kind: 'carry', pool, accountId } as const,
+      sats: carrySats,
+    })),
+  ];
+  return entries.filter(({ sats }) => sats !== 0n);
 }
 
 type Carried =

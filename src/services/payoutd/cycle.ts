@@ -13,6 +13,7 @@ import { holdPayouts } from '../../store/payouts.ts';
 import { dropOldSpans, rollShares } from '../../store/windows.ts';
 import { createAlarms } from './alarms.ts';
 import { type ChainTip, type NodeReport, openChainReader } from './chain.ts';
+import { createDebts } from './debts.ts';
 import { createLogProgress } from './log-progress.ts';
 import { createPayer, type Payer, type PayerStatus } from './payer.ts';
 import { createPlanner } from './plans.ts';
@@ -114,6 +115,7 @@ export function createCycle(tools: CycleTools, options: CycleOptions): Cycle {
     { clock, log, db, fault, alarms, schemes },
     { network, pools, intervalMs: options.ppsIntervalMs ?? PPS_INTERVAL_MS },
   );
+  const debts = createDebts({ clock, log, db }, { pools });
   const planner = createPlanner({ clock, log, db, bus, schemes }, { network, pools });
   const payer = policy === null ? null : openPayer(tools, options, policy);
   let isBookOpen = false;
@@ -227,6 +229,7 @@ export function createCycle(tools: CycleTools, options: CycleOptions): Cycle {
           .some((one) => one.pool === pool);
       await attempt('shares', () => pps.step(tip.height + 1, isUrgent));
       await attempt('blocks', () => watch.step(tip));
+      await attempt('debts', () => debts.step());
       await attempt('plans', () => planner.step(tip));
     }
     if (cycles % CHECK_CYCLES === 0 || (lastCheck?.findings.length ?? 0) > 0)

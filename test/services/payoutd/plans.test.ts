@@ -123,6 +123,47 @@ for (const kind of SERVER_KINDS) {
       await world.audit();
     });
 
+    test('who was paid ahead and left is waited for thirty days; then those who are owed bear it', async () => {
+      const { world } = await make({ ...direct, feePpm: 0 });
+      const cycle = world.start();
+      await world.share('gone', 10);
+      await world.share('stays', 10);
+      await world.share('other', 20);
+      world.pass(10_000);
+      await cycle.run(active);
+      const value = 50n * COIN;
+      // The coinbase pays one of them everything.
+      await world.find('stays', {
+        outputs: [{ script: scriptOf('gone'), valueSats: value }],
+        percent: 1,
+      });
+      await cycle.run(active);
+      const debt = await world.balance('carry', { name: 'gone' });
+      assert.ok(debt < 0n);
+      const carry = async () => [
+        await world.balance('carry', { name: 'gone' }),
+        await world.balance('carry', { name: 'stays' }),
+        await world.balance('carry', { name: 'other' }),
+      ];
+      const before = await carry();
+      world.pass(29 * 86_400_000);
+      await cycle.run(active);
+      assert.deepEqual(await carry(), before, 'not yet');
+      world.pass(2 * 86_400_000);
+      await cycle.run(active);
+      const [gone, stays, other] = await carry();
+      assert.deepEqual([gone, stays, other], [0n, 0n, 0n], 'all that was owed is what he took');
+      world.pass(3_600_000);
+      await cycle.run(active);
+      const [postings] = await world.db.query<{ count: bigint }>(
+        `SELECT count(*) AS count FROM ledger_transactions WHERE key LIKE 'write-off:%'`,
+      );
+      assert.equal(postings!.count, 1n);
+      // The total that the chain paid is still in the books.
+      assert.equal(await world.balance('paid', { name: 'gone' }), value);
+      await world.audit();
+    });
+
     test('a plan does not reach back over shares of another scheme', async () => {
       const { world, published } = await make({ ...direct, address: addressOf('pool') });
       await world.share('early', 100);
