@@ -15,8 +15,14 @@ export type KafkaHealth = {
   lastError(): string | null;
 };
 
+/** Shorter troubles, a coordinator that is chosen or a leader that moves, are no news. */
+const QUIET_MS = 2_000;
+
+type Trouble = { sinceMs: number; isSaid: boolean };
+
 export function createKafkaHealth(log: Log): KafkaHealth {
-  const parts = new Map<string, 'fine' | 'failed'>();
+  /** Null: fine. */
+  const parts = new Map<string, Trouble | null>();
   let errors = 0;
   let lastError: string | null = null;
 
@@ -24,20 +30,22 @@ export function createKafkaHealth(log: Log): KafkaHealth {
     failed(part, error) {
       errors += 1;
       lastError = reasonOf(error);
-      if (parts.get(part) === 'failed') return;
-      parts.set(part, 'failed');
+      const nowMs = performance.now();
+      const trouble = parts.get(part) ?? { sinceMs: nowMs, isSaid: false };
+      parts.set(part, trouble);
+      if (trouble.isSaid || nowMs - trouble.sinceMs < QUIET_MS) return;
+      trouble.isSaid = true;
       log.warn('Kafka does not answer as it should; it is tried again and again', {
         part,
         reason: lastError,
       });
     },
     fine(part) {
-      if (parts.get(part) === 'fine') return;
-      if (parts.get(part) === 'failed') log.info('Kafka answers again', { part });
-      parts.set(part, 'fine');
+      if (parts.get(part)?.isSaid) log.info('Kafka answers again', { part });
+      parts.set(part, null);
     },
     forget: (part) => void parts.delete(part),
-    isConnected: () => parts.size > 0 && [...parts.values()].every((state) => state === 'fine'),
+    isConnected: () => parts.size > 0 && [...parts.values()].every((trouble) => trouble === null),
     errors: () => errors,
     lastError: () => lastError,
   };

@@ -48,6 +48,19 @@ busContract('memory, two threads bridged', async () => {
   };
 });
 
+test('publish resolves when every handler has, and rejects when one did', async () => {
+  const bus = createMemoryBus({ log });
+  let handled = 0;
+  await bus.subscribe('block.outcome', 'slow', async () => {
+    await new Promise((resolve) => setImmediate(resolve));
+    handled += 1;
+    if (handled === 2) throw new Error('not today');
+  });
+  await bus.publish('block.outcome', [record]);
+  assert.equal(handled, 1);
+  await assert.rejects(bus.publish('block.outcome', [record]), /not today/);
+});
+
 test('a topic may not circle between two threads', async () => {
   const { port1, port2 } = new MessageChannel();
   await assert.rejects(

@@ -1,0 +1,142 @@
+/**
+ * Kafka as its own program: one node that is broker and controller (KRaft), on the loopback. Its jars come by name from Maven Central,
+ * once, into a folder of the user's cache; Java and Maven have to be there.
+ */
+import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import {
+  existsSync,
+  globSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import {
+  endProcess,
+  findFreePort,
+  findProgram,
+  isListening,
+  NotFoundError,
+  runToEnd,
+  startServer,
+  waitFor,
+} from './server.ts';
+
+export type KafkaServer = {
+  /** `127.0.0.1:port` */
+  brokers: string;
+  pid(): number;
+  /** Ends it: SIGTERM lets it write everything down, SIGKILL does not. Its port and data stay for `restart`. */
+  kill(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
+  restart(): Promise<void>;
+};
+
+export type KafkaOptions = {
+  /** For data, settings and log. */
+  directory: string;
+  port?: number;
+  /** More lines of server.properties. */
+  settings?: Readonly<Record<string, string>>;
+};
+
+const POM = join(import.meta.dirname, 'kafka.pom.xml');
+const VERSION = /kafka_2\.13<\/artifactId>\s*<version>([^<]+)/.exec(readFileSync(POM, 'utf8'))?.[1];
+const HEAP = '384m';
+const MAVEN_TIMEOUT_MS = 300_000;
+
+/** The folder of the jars, which are fetched when they are not there. Throws `NotFoundError` with what is missing. */
+export function findKafka(): { java: string; jars: string } {
+  const java = findProgram('java');
+  if (java === null)
+    throw new NotFoundError('Kafka was not found: there is no Java on this machine');
+  const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'headframe');
+  const jars = process.env.KAFKA_JARS ?? join(cache, `kafka-${VERSION}`);
+  if (globSync(join(jars, 'kafka_*.jar')).length > 0) return { java, jars };
+  const maven = findProgram('mvn');
+  if (maven === null) {
+    throw new NotFoundError(
+      `Kafka was not found: its jars are not in ${jars}, and there is no Maven to fetch them`,
+    );
+  }
+  const fresh = `${jars}.${process.pid}`;
+  mkdirSync(fresh, { recursive: true });
+  const fetched = spawnSync(
+    maven,
+    ['-q', '-B', '-f', POM, 'dependency:copy-dependencies', `-DoutputDirectory=${fresh}`],
+    { encoding: 'utf8', timeout: MAVEN_TIMEOUT_MS },
+  );
+  if (fetched.status !== 0) {
+    rmSync(fresh, { recursive: true, force: true });
+    const why = `${fetched.stdout ?? ''}${fetched.stderr ?? ''}`.trim().split('\n')[0] ?? '';
+    throw new NotFoundError(`Kafka was not found: Maven could not fetch its jars. ${why}`);
+  }
+  // Whole or not at all; another command may have been faster.
+  if (existsSync(jars)) rmSync(fresh, { recursive: true, force: true });
+  else renameSync(fresh, jars);
+  return { java, jars };
+}
+
+/** Starts a broker and resolves when it listens. */
+export async function startKafka(options: KafkaOptions): Promise<KafkaServer> {
+  const { java, jars } = findKafka();
+  const { directory } = options;
+  mkdirSync(directory, { recursive: true });
+  const file = join(directory, 'server.properties');
+  const logFile = join(directory, 'kafka.log');
+  const port = options.port ?? (await findFreePort());
+  const controllerPort = await findFreePort();
+  const settings: Record<string, string> = {
+    'process.roles': 'broker,controller',
+    'node.id': '1',
+    'controller.quorum.voters': `1@127.0.0.1:${controllerPort}`,
+    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${port}`,
+    'controller.listener.names': 'CONTROLLER',
+    'listener.security.protocol.map': 'CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT',
+    'log.dirs': join(directory, 'data'),
+    'offsets.topic.replication.factor': '1',
+    // 50 would be as many files for a single node.
+    'offsets.topic.num.partitions': '4',
+    'transaction.state.log.replication.factor': '1',
+    'transaction.state.log.min.isr': '1',
+    'auto.create.topics.enable': 'false',
+    'group.initial.rebalance.delay.ms': '0',
+    ...options.settings,
+  };
+  writeFileSync(
+    file,
+    Object.entries(settings)
+      .map(([key, value]) => `${key}=${value}\n`)
+      .join(''),
+  );
+  const run = (main: string, ...args: string[]) => ({
+    file: java,
+    args: [`-Xmx${HEAP}`, '-XX:TieredStopAtLevel=1', '-cp', join(jars, '*'), main, ...args],
+    logFile,
+  });
+  if (!existsSync(join(directory, 'data', 'meta.properties'))) {
+    const id = randomBytes(16).toString('base64url');
+    await runToEnd(
+      run('kafka.tools.StorageTool', 'format', '--ignore-formatted', '-t', id, '-c', file),
+    );
+  }
+  let pid = 0;
+
+  async function start(): Promise<void> {
+    const child = startServer(run('kafka.Kafka', file));
+    pid = child.pid ?? 0;
+    await waitFor('Kafka', child, logFile, () => isListening(port));
+  }
+
+  await start();
+  return {
+    brokers: `127.0.0.1:${port}`,
+    pid: () => pid,
+    kill: (signal) => endProcess(pid, signal),
+    restart: start,
+  };
+}
