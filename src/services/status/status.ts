@@ -25,7 +25,8 @@ import {
   workersSchema,
 } from './views.ts';
 
-export type StatusTools = {
+/** What the private port shows. */
+export type HealthTools = {
   clock: Clock;
   log: Log;
   metrics: { contentType: string; scrape(): Promise<string> };
@@ -33,6 +34,9 @@ export type StatusTools = {
   notReady(): string[];
   /** Why this process should be started anew; empty when it lives. */
   notLive(): string[];
+};
+
+export type StatusTools = HealthTools & {
   pool(): PoolStatus | Promise<PoolStatus>;
   workers(): readonly WorkerStatus[];
   /** The last rejections of `account.worker`, as plain JSON data; null when that worker is not known. */
@@ -89,6 +93,16 @@ export async function startStatus(tools: StatusTools, options: StatusOptions): P
     throw error;
   }
   return { apiPort: portOf(api), metricsPort: portOf(own), stop };
+}
+
+/** The private side alone. Rejects with a sentence for the operator when the port can not be had. */
+export async function startHealth(
+  tools: HealthTools,
+  at: { host: string; port: number },
+): Promise<{ readonly port: number; stop(): Promise<void> }> {
+  const server = buildPrivate(tools);
+  await listen(server, at, 'metrics', 'METRICS_PORT');
+  return { port: portOf(server)!, stop: () => close(server) };
 }
 
 // ── The public side ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -198,7 +212,7 @@ function buildApi(tools: StatusTools): FastifyInstance {
 
 // ── The private side ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-function buildPrivate(tools: StatusTools): FastifyInstance {
+function buildPrivate(tools: HealthTools): FastifyInstance {
   const server = buildServer(tools);
   let isProfiling = false;
 
@@ -289,7 +303,7 @@ function buildPrivate(tools: StatusTools): FastifyInstance {
 
 // ── Both ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function buildServer({ log }: StatusTools): FastifyInstance {
+function buildServer({ log }: HealthTools): FastifyInstance {
   const server = fastify({
     logger: false,
     bodyLimit: 1_024,
@@ -342,8 +356,7 @@ async function listen(
   setting: string,
 ): Promise<void> {
   try {
-    // Fastify writes into what it is given; the configuration is frozen.
-    await server.listen({ ...at });
+    await server.listen({ host: at.host, port: at.port });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     const reason =
