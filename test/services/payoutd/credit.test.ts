@@ -432,7 +432,7 @@ for (const kind of SERVER_KINDS) {
       await world.audit();
     });
 
-    test('SOLO keeps a record of what the coinbase paid, and no balance', async () => {
+    test('SOLO books what the coinbase paid as paid, and owes nothing', async () => {
       const world = await make({
         scheme: 'solo',
         feePpm: 20_000,
@@ -448,7 +448,11 @@ for (const kind of SERVER_KINDS) {
         ],
       });
       await cycle.run(active);
-      assert.deepEqual(await world.balances(), {});
+      assert.deepEqual(await world.balances(), {
+        chain: -50n * COIN,
+        'paid bob': 4_900_000_000n,
+        'paid fees': 100_000_000n,
+      });
       const round = await readRound(world.db, hash);
       assert.equal(round?.rewardSats, 50n * COIN);
       assert.equal(round?.operatorSats, COIN);
@@ -517,6 +521,9 @@ for (const kind of SERVER_KINDS) {
           'carry main bob': 990n,
           'carry main fees': 20n,
           'carry main stranger': -800n,
+          chain: -2_000n,
+          'paid alice': 1_200n,
+          'paid stranger': 800n,
         },
       );
       const round = await readRound(world.db, hash);
