@@ -19,6 +19,7 @@ import {
   show,
 } from './config/grammar.ts';
 import { combineMoney, MAIN_POOL, type MoneyConfig } from './config/money.ts';
+import { type Need, SERVICES, type ServiceName } from './config/services.ts';
 import {
   REFUSED_KEYS,
   SETTINGS,
@@ -89,9 +90,31 @@ export type Config = MoneyConfig & {
     file: string | null;
   };
   devnet: { blockTimeMs: number };
+  /** Null: not a service over Kafka. */
+  stack: StackConfig | null;
+};
+
+/** What only the services over Kafka have. */
+export type StackConfig = {
+  service: ServiceName;
+  kafka: { brokers: readonly string[]; groupId: string };
+  /** Null: each process remembers by itself. Holds a password. */
+  redisUrl: string | null;
+  influx: InfluxAddress | null;
+};
+
+export type InfluxAddress = {
+  url: string;
+  token: string | null;
+  org: string;
+  /** Bucket of 2.x, database of 3 and 1.x. */
+  bucket: string;
+  dialect: 'auto' | '3' | '2' | '1';
 };
 
 export type ConfigSources = {
+  /** The service over Kafka that is to run. Default: none of them. */
+  service?: ServiceName | null;
   /** Without the program and the command. */
   argv: readonly string[];
   env: Readonly<Record<string, string | undefined>>;
@@ -150,11 +173,16 @@ export function readConfig(sources: ConfigSources): ConfigAnswer {
   const warnings: string[] = [];
   const found = new Map<SettingName, Source>();
 
+  const isService = (sources.service ?? null) !== null;
   const flags = gatherFlags(sources.argv, usage);
   if (usage.length > 0) return { ok: false, errors: usage, warnings, exitCode: 2 };
   gatherFile(sources, flags.config, found, errors, warnings);
-  gatherEnvironment(sources.env, found, errors, warnings);
-  for (const [name, text] of flags.values) take(found, name, flagOf(SETTINGS[name]), text, errors);
+  gatherEnvironment(sources.env, isService, found, errors, warnings);
+  for (const [name, text] of flags.values) {
+    if (isUnread(SETTINGS[name], isService))
+      warnings.push(unreadOutsideServices(flagOf(SETTINGS[name])));
+    else take(found, name, flagOf(SETTINGS[name]), text, errors);
+  }
   const values = Object.fromEntries(
     entriesOfSettings().map(([name, setting]) => [
       name,
@@ -166,6 +194,15 @@ export function readConfig(sources: ConfigSources): ConfigAnswer {
     return { ok: false, errors: [...new Set(errors)], warnings, exitCode: 78 };
   }
   return { ok: true, config: freeze(config), warnings };
+}
+
+/** Only services over Kafka look at it, and this is none. */
+function isUnread(setting: Pick<Setting<unknown>, 'stack'>, isService: boolean): boolean {
+  return setting.stack === true && !isService;
+}
+
+function unreadOutsideServices(where: string): string {
+  return `${where} is not read here: only the services over Kafka (headframe ${Object.keys(SERVICES).join(', ')}) read it; "headframe start" runs everything in one process.`;
 }
 
 /** The flag of a setting: its environment name in lower case with dashes. */
@@ -180,6 +217,7 @@ export function describeConfig(config: Config): Record<string, unknown> {
   return {
     network: config.network,
     mode: config.mode,
+    ...(config.stack === null ? {} : describeStack(config.stack)),
     pools: config.pools.map((pool) => `${pool.id} ${pool.scheme}`),
     payouts:
       config.payouts === null ? 'off' : `${config.payouts.signing}, ${config.payouts.wallet}`,
@@ -193,13 +231,25 @@ export function describeConfig(config: Config): Record<string, unknown> {
   };
 }
 
+function describeStack({ service, kafka, redisUrl, influx }: StackConfig): Record<string, unknown> {
+  return {
+    service,
+    kafka: kafka.brokers,
+    redis: redisUrl === null ? 'off' : '(set)',
+    influx: influx === null ? 'off' : influx.url,
+  };
+}
+
 /** Every secret in the configuration, for the log to hide wherever it turns up. */
 export function secretsOf(config: Config): string[] {
   const secrets = config.nodes.flatMap(({ password }) =>
     password === undefined ? [] : [password],
   );
-  const { password } = URL.parse(config.database.url ?? '') ?? {};
-  if (password !== undefined && password !== '') {
+  const token = config.stack?.influx?.token ?? null;
+  if (token !== null) secrets.push(token, token.slice(token.indexOf(':') + 1));
+  for (const text of [config.database.url, config.stack?.redisUrl ?? null]) {
+    const { password } = URL.parse(text ?? '') ?? {};
+    if (password === undefined || password === '') continue;
     secrets.push(password);
     try {
       secrets.push(decodeURIComponent(password));
@@ -318,6 +368,10 @@ function gatherFile(
     }
     const setting: Setting<unknown> = SETTINGS[name];
     holdsSecret ||= setting.secret === true;
+    if (isUnread(setting, (sources.service ?? null) !== null)) {
+      warnings.push(unreadOutsideServices(where));
+      continue;
+    }
     if (written.kind === 'list') {
       holdsSecret ||= setting.kind.entry !== undefined && hasSecretField(setting.kind, written);
       const form = setting.kind.entry;
@@ -400,6 +454,7 @@ function judgeUnknownKey(
 
 function gatherEnvironment(
   env: Readonly<Record<string, string | undefined>>,
+  isService: boolean,
   found: Map<SettingName, Source>,
   errors: string[],
   warnings: string[],
@@ -409,12 +464,19 @@ function gatherEnvironment(
     known.set(setting.env, name);
     if (setting.also !== undefined) known.set(setting.also, name);
   }
+  const ours = [...known].flatMap(([variable, name]) =>
+    isUnread(SETTINGS[name], isService) ? [] : [variable],
+  );
   const givenBy = new Map<SettingName, string>();
   for (const [variable, value] of Object.entries(env)) {
     if (value === undefined || variable === 'CONFIG_FILE') continue;
     const name = known.get(variable);
     if (name === undefined) {
-      judgeUnknownVariable(variable, value, [...known.keys()], errors, warnings);
+      judgeUnknownVariable(variable, value, ours, errors, warnings);
+      continue;
+    }
+    if (isUnread(SETTINGS[name], isService)) {
+      warnings.push(unreadOutsideServices(variable));
       continue;
     }
     // "" is the documented default of these two, and what an unset variable becomes in many start files.
@@ -529,7 +591,14 @@ export type Combining = {
 /** Checks the settings against each other. Null when that can not even be tried. */
 function combine(given: Combining): Config | null {
   const { sources, values, found, errors, warnings } = given;
-  const mode = nodeSettings.some((name) => found.has(name)) ? 'node' : 'devnet';
+  const service = sources.service ?? null;
+  const hasNode = nodeSettings.some((name) => found.has(name));
+  const mode = hasNode || service !== null ? 'node' : 'devnet';
+  /** For what this service does not use: it may be meant for another that is started with the same settings. */
+  const quietly: Combining = { ...given, errors: [], warnings: [] };
+  const needs = (need: Need) =>
+    service === null || (SERVICES[service].needs as readonly Need[]).includes(need);
+  const isOneOf = (...names: ServiceName[]) => service === null || names.includes(service);
   const network = values.network ?? (mode === 'node' ? 'mainnet' : 'regtest');
   if (mode === 'devnet' && network !== 'regtest') {
     errors.push(
@@ -541,45 +610,99 @@ function combine(given: Combining): Config | null {
       'Running as root: a user of its own is safer. The private database is never run as root.',
     );
   }
+  const serviceName = service !== null && !found.has('serviceName') ? service : values.serviceName;
+  const instance = values.instanceId === null ? serviceName : `${serviceName}-${values.instanceId}`;
   const root = locate(sources, values.dataDir);
-  const dataDir = join(root, mode === 'devnet' ? 'devnet' : network);
-  const limits = combineLimits(given);
-  return {
-    ...combineMoney(given, mode, network),
+  const dataDir = join(
+    root,
+    mode === 'devnet' ? 'devnet' : network,
+    ...(service === null
+      ? []
+      : [values.instanceId === null ? service : `${service}-${values.instanceId}`]),
+  );
+  const forMiners = isOneOf('stratumd') ? given : quietly;
+  const limits = combineLimits(forMiners);
+  const hasApi = values.apiEnabled && isOneOf('apiserver');
+  checkPorts(given, isOneOf('stratumd'), hasApi);
+  const money = combineMoney(
+    needs('pools')
+      ? { ...given, warnings: isOneOf('payoutd') ? warnings : quietly.warnings }
+      : quietly,
     mode,
     network,
-    serviceName: values.serviceName,
+  );
+  const stack = combineStack(given);
+  if (service !== null && needs('database') && values.databaseUrl === null)
+    errors.push(`DATABASE_URL is not set: ${service} works on PostgreSQL.`);
+  if (service !== null && needs('node') && !hasNode)
+    errors.push(
+      `BITCOIN_RPC_HOST is not set: ${service} works with a Bitcoin node, and needs its user and password, or its cookie file.`,
+    );
+  return {
+    ...money,
+    mode,
+    network,
+    serviceName,
     dataDir,
     poolTag: values.poolTag,
     versionMask: combineMask(given),
     instance: {
-      gateway:
-        values.instanceId === null
-          ? values.serviceName
-          : `${values.serviceName}-${values.instanceId}`,
+      gateway: instance,
       prefix: values.instanceId ?? 0,
       prefixBits: values.instanceId === null ? 0 : 8,
     },
-    nodes: mode === 'devnet' ? [] : combineNodes(given, network),
+    nodes: hasNode ? combineNodes(needs('node') ? given : quietly, network) : [],
     jobs: {
       pollMs: values.pollInterval,
       refreshMs: values.jobRefresh,
       feeRiseSats: values.jobFeeRiseSats,
       feeRisePpm: values.jobFeeRisePercent,
     },
-    stratum: { ...combineStratum(given, dataDir), limits, vardiff: combineVardiff(values) },
+    stratum: { ...combineStratum(forMiners, dataDir), limits, vardiff: combineVardiff(values) },
     journal: {
       directory: join(dataDir, 'journal'),
       mode: values.ackMode,
       unshippedBytesMax: values.journalMax,
     },
     database: { url: combineDatabase(given), directory: dataDir },
-    api: values.apiEnabled ? { host: values.apiAddr, port: values.apiPort } : null,
+    api: hasApi ? { host: values.apiAddr, port: values.apiPort } : null,
     metrics: values.metricsEnabled
       ? { host: values.metricsAddr, port: values.metricsPort, workersMax: values.metricsWorkers }
       : null,
     log: combineLog(given),
     devnet: { blockTimeMs: values.devBlockTime },
+    stack,
+  };
+}
+
+/** Kafka and what stands beside it; null in the single process. */
+function combineStack({ sources, values, found, errors }: Combining): StackConfig | null {
+  const service = sources.service ?? null;
+  if (service === null) return null;
+  if (!found.has('kafkaBrokers'))
+    errors.push(
+      `KAFKA_BROKERS is not set: ${service} works over Kafka; "headframe start" runs everything in one process without it.`,
+    );
+  if (values.influxUrl === null && (SERVICES[service].needs as readonly Need[]).includes('influx'))
+    errors.push(`INFLUX_URL is not set: ${service} writes to InfluxDB.`);
+  if (values.influxDialect === '1' && values.influxToken?.includes(':') === false)
+    errors.push(
+      `${found.get('influxToken')!.where} must be user:password for INFLUX_DIALECT 1, which has no tokens.`,
+    );
+  return {
+    service,
+    kafka: { brokers: values.kafkaBrokers ?? [], groupId: values.kafkaGroup },
+    redisUrl: values.redisUrl,
+    influx:
+      values.influxUrl === null
+        ? null
+        : {
+            url: values.influxUrl,
+            token: values.influxToken,
+            org: values.influxOrg,
+            bucket: values.influxBucket,
+            dialect: values.influxDialect,
+          },
   };
 }
 
@@ -779,7 +902,6 @@ function combineStratum(
       }
     }
   }
-  checkPorts(given, ports);
   const connectionsMax = combineConnections(given);
   const usesTls = ports.some((port) => port.tls !== 'off');
   return {
@@ -816,13 +938,16 @@ function combineStratum(
 }
 
 /** Two listeners on one port; 0.0.0.0 and :: take every address. */
-function checkPorts({ values, errors }: Combining, ports: readonly PortOptions[]): void {
-  const listeners = ports.map((port) => ({
-    what: 'Stratum',
-    host: port.host ?? '0.0.0.0',
-    port: port.port,
-  }));
-  if (values.apiEnabled)
+function checkPorts({ values, errors }: Combining, hasMiners: boolean, hasApi: boolean): void {
+  const listeners: { what: string; host: string; port: number }[] = [];
+  if (hasMiners) {
+    listeners.push({ what: 'Stratum', host: values.listenAddr, port: values.listenPort });
+    for (const fields of values.morePorts ?? []) {
+      const host = (fields.get('host') as string | undefined) ?? values.listenAddr;
+      listeners.push({ what: 'Stratum', host, port: fields.get('port') as number });
+    }
+  }
+  if (hasApi)
     listeners.push({ what: 'the status page', host: values.apiAddr, port: values.apiPort });
   if (values.metricsEnabled)
     listeners.push({ what: 'metrics', host: values.metricsAddr, port: values.metricsPort });

@@ -5,8 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { type FileBytes, readLocalFile } from '../src/config/file.ts';
+import { SERVICES, type ServiceName } from '../src/config/services.ts';
 import { SETTINGS, type Setting, UNREAD } from '../src/config/settings.ts';
-import { type ConfigAnswer, flagOf, readConfig, secretsOf } from '../src/config.ts';
+import { type ConfigAnswer, describeConfig, flagOf, readConfig, secretsOf } from '../src/config.ts';
 
 const address = 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080';
 const second = 'bcrt1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3qzf4jry';
@@ -25,10 +26,19 @@ type Given = {
   file?: string;
   files?: Record<string, FileBytes>;
   openFilesMax?: number;
+  service?: ServiceName | null;
 };
 
-function read({ argv = [], env = {}, file, files = {}, openFilesMax }: Given): ConfigAnswer {
+function read({
+  argv = [],
+  env = {},
+  file,
+  files = {},
+  openFilesMax,
+  service = null,
+}: Given): ConfigAnswer {
   return readConfig({
+    service,
     argv,
     env,
     readFile: (path) => {
@@ -176,8 +186,8 @@ network: regtest
   assert.deepEqual(
     warnings.map((line) => line.replace(/ \(.*?\)/, '')),
     [
-      'redis.host is not read by this version: everything runs in one process, without Redis.',
-      'redis.port is not read by this version: everything runs in one process, without Redis.',
+      'redis.host is not read by this version: the services over Kafka read redis.url: redis://user:password@host:6379/0.',
+      'redis.port is not read by this version: the services over Kafka read redis.url: redis://user:password@host:6379/0.',
       'PAYOUT_WALLET is not set: what miners earn is booked in the ledger, and nothing is paid out.',
     ],
   );
@@ -416,21 +426,43 @@ test('every setting changes something, by flag and by environment alike', () => 
     payoutConfirmations: '7',
     payoutMaturity: '120',
     payoutBumpAfter: '1h',
+    kafkaBrokers: 'a,b:9093',
+    kafkaGroup: 'other',
+    redisUrl: 'redis://h',
+    influxUrl: 'http://h:8086',
+    influxToken: 'x',
+    influxOrg: 'x',
+    influxBucket: 'x',
+    influxDialect: '2',
   };
+  // What only services read is tried on the one that needs most of it.
+  const stack = {
+    ...paid,
+    KAFKA_BROKERS: 'k',
+    INFLUX_URL: 'http://i',
+    DATABASE_URL: 'postgres://h/e',
+  };
+  const stackBase = JSON.stringify(good({ env: stack, service: 'statsd' }).config, plain);
   for (const [name, setting] of Object.entries(SETTINGS) as [string, Setting<unknown>][]) {
     const value = other[name];
     assert.notEqual(value, undefined, `${name} has no other value here`);
     // Those that only allow, refuse or need a partner have tests of their own.
     if (value === '') continue;
-    const env: Record<string, string> = { ...paid, [setting.env]: value! };
+    const service = setting.stack ? 'statsd' : null;
+    const env: Record<string, string> = { ...(service ? stack : paid), [setting.env]: value! };
     if (name === 'network') env.NETWORK = 'testnet4';
     if (name === 'developerFee') env.DEVELOPER_ADDRESS = second;
-    const answer = read({ env, files });
+    const answer = read({ env, files, service });
     const text = answer.ok ? JSON.stringify(answer.config, plain) : answer.errors.join();
-    assert.notEqual(text, base, `${setting.env} changes nothing`);
+    assert.notEqual(text, service ? stackBase : base, `${setting.env} changes nothing`);
     if (!setting.secret && answer.ok) {
       const { [setting.env]: _, ...rest } = env;
-      const byFlag = read({ env: rest, argv: [flagOf(setting), env[setting.env]!], files });
+      const byFlag = read({
+        env: rest,
+        argv: [flagOf(setting), env[setting.env]!],
+        files,
+        service,
+      });
       assert.ok(byFlag.ok, flagOf(setting));
       assert.equal(JSON.stringify(byFlag.config, plain), text, flagOf(setting));
     }
@@ -498,3 +530,63 @@ function plain(_: string, value: unknown): unknown {
   if (typeof value === 'bigint') return value.toString();
   return value instanceof Uint8Array ? Buffer.from(value).toString('hex') : value;
 }
+
+/** Everything that the services of one pool are started with. */
+const served = {
+  ...whole,
+  KAFKA_BROKERS: 'kafka1,kafka2:9093',
+  DATABASE_URL: 'postgres://pool:canary%2Fdb@localhost/pool',
+  REDIS_URL: 'redis://:canary%2Fredis@r',
+  INFLUX_URL: 'http://i:8086',
+  INFLUX_TOKEN: 'canary-user:canary-token',
+};
+
+test('every service starts with the settings of all, and keeps what is its own', () => {
+  for (const service of Object.keys(SERVICES) as ServiceName[]) {
+    const { config, warnings } = good({ env: { ...served, INSTANCE_ID: '3' }, service });
+    assert.deepEqual(config.stack, {
+      service,
+      kafka: { brokers: ['kafka1:9092', 'kafka2:9093'], groupId: 'headframe' },
+      redisUrl: served.REDIS_URL,
+      influx: {
+        url: 'http://i:8086/',
+        token: 'canary-user:canary-token',
+        org: 'headframe',
+        bucket: 'mining',
+        dialect: 'auto',
+      },
+    });
+    assert.equal(config.serviceName, service);
+    assert.equal(config.instance.gateway, `${service}-3`);
+    assert.equal(config.dataDir, `/srv/pool/data/regtest/${service}-3`);
+    assert.equal(config.api !== null, service === 'apiserver');
+    assert.deepEqual(
+      warnings,
+      service === 'payoutd'
+        ? [
+            'PAYOUT_WALLET is not set: what miners earn is booked in the ledger, and nothing is paid out.',
+          ]
+        : [],
+    );
+    assert.deepEqual(secretsOf(config), [
+      'canary-rpc',
+      'canary-user:canary-token',
+      'canary-token',
+      'canary%2Fdb',
+      'canary/db',
+      'canary%2Fredis',
+      'canary/redis',
+    ]);
+    assert.doesNotMatch(JSON.stringify(describeConfig(config), plain), /canary/);
+  }
+});
+
+test('each service says in one line what it lacks', () => {
+  const lacking = { NETWORK: 'regtest', PAYOUT_MODE: 'solo' };
+  const lines = (service: ServiceName) => errorsOf({ env: lacking, service }).split('\n');
+  for (const service of Object.keys(SERVICES) as ServiceName[]) {
+    const said = lines(service);
+    assert.equal(said.length, 1 + SERVICES[service].needs.filter((n) => n !== 'pools').length);
+    assert.match(said[0]!, /^KAFKA_BROKERS is not set: /);
+  }
+});

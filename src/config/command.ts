@@ -5,6 +5,7 @@
 
 import { flagOf } from '../config.ts';
 import { printableName } from './grammar.ts';
+import { isServiceName, type ServiceName } from './services.ts';
 import { SETTINGS } from './settings.ts';
 import { COMMANDS, helpText, LATER_COMMANDS, settingsPage, settingsText } from './usage.ts';
 
@@ -19,7 +20,8 @@ export type CommandLine =
         | 'swarm'
         | 'ledger'
         | 'payout'
-        | 'verify-round';
+        | 'verify-round'
+        | ServiceName;
       argv: string[];
     }
   | { kind: 'print'; text: string }
@@ -54,6 +56,7 @@ export function readCommand(argv: readonly string[], version: string): CommandLi
     case 'help':
       return help(rest);
   }
+  if (isServiceName(first)) return { kind: 'run', command: first, argv: rest };
   const name = printableName(first);
   return {
     kind: 'usage',

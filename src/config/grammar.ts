@@ -349,6 +349,52 @@ export function postgresUrl(): Kind<string> {
   };
 }
 
+/** `redis://user:password@host:port/number`, or `rediss://` for TLS. */
+export function redisUrl(): Kind<string> {
+  return {
+    form: 'redis://user:password@host:port/number, rediss:// for TLS',
+    parse(value) {
+      const url = urlOf(value);
+      if (url === null) return no('is not a URL like redis://host:6379/0');
+      if (url.protocol !== 'redis:' && url.protocol !== 'rediss:')
+        return no('does not begin with redis:// or rediss://');
+      if (url.hostname === '') return no('has no host');
+      if (!/^(\/\d{0,5})?$/.test(url.pathname)) return no('has a path that is not a number');
+      if (url.search !== '' || url.hash !== '') return no('has a query or fragment');
+      return ok(value);
+    },
+  };
+}
+
+/** `host` or `host:port` of Kafka brokers, separated by commas; port 9092 where none is given. */
+export function brokers(): Kind<string[]> {
+  return {
+    form: 'host:port, several separated by commas',
+    parse(value) {
+      const parts = value.split(',').map((part) => part.trim());
+      if (parts.length > ENTRIES_MAX) return no(`lists more than ${ENTRIES_MAX} brokers`);
+      const found = new Set<string>();
+      for (const part of parts) {
+        const match = /^(\[[0-9a-fA-F:.]+\]|[^:/@\s[\]]+)(?::([1-9]\d{0,4}))?$/.exec(part);
+        const name = match?.[1] ?? '';
+        if (!isHost(name.replace(/^\[(.*)\]$/, '$1')) || Number(match?.[2] ?? 1) > 65_535)
+          return no('is not a list of brokers like kafka1:9092,kafka2:9092');
+        found.add(`${name}:${match?.[2] ?? 9092}`);
+      }
+      return ok([...found]);
+    },
+  };
+}
+
+/** A name that Kafka takes in names of groups. */
+export function kafkaName(): Kind<string> {
+  const form = '1 to 100 letters, digits, dots, dashes and underscores';
+  return {
+    form,
+    parse: (value) => (/^[A-Za-z0-9._-]{1,100}$/.test(value) ? ok(value) : no(`is not ${form}`)),
+  };
+}
+
 function urlOf(value: string): URL | null {
   if (/\s/.test(value)) return null;
   return URL.parse(value);

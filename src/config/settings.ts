@@ -10,6 +10,7 @@
 import {
   amount,
   boolean,
+  brokers,
   choice,
   decimal,
   duration,
@@ -20,6 +21,7 @@ import {
   integer,
   ipRanges,
   type Kind,
+  kafkaName,
   listenAddress,
   path,
   percent,
@@ -27,6 +29,7 @@ import {
   postgresUrl,
   printable,
   records,
+  redisUrl,
   schedule,
   size,
   text,
@@ -44,6 +47,8 @@ export type Setting<T> = {
   absent?: string;
   /** Never printed, never accepted as a flag. */
   secret?: true;
+  /** Read by the services over Kafka only. Everything else warns that it is not read, and does not look at the value. */
+  stack?: true;
   /** Another name of the founding documents for the same thing. */
   also?: string;
   description: string;
@@ -598,6 +603,56 @@ export const SETTINGS = {
     },
   ),
 
+  // Services over Kafka
+  kafkaBrokers: perhaps('KAFKA_BROKERS', 'kafka.brokers', brokers(), 'none', {
+    stack: true,
+    description:
+      'Kafka, through which the services hand each other everything; each of them needs it. One broker leads to the others.',
+    note: 'Founding default localhost:9092.',
+  }),
+  kafkaGroup: always('KAFKA_GROUP_ID', 'kafka.group_id', kafkaName(), 'headframe', {
+    stack: true,
+    description:
+      'How the names of our consumer groups begin. All services of a pool must agree; two pools must not share brokers.',
+    note: 'Founding default gomp.',
+  }),
+  redisUrl: perhaps('REDIS_URL', 'redis.url', redisUrl(), 'each process remembers by itself', {
+    stack: true,
+    secret: true,
+    description:
+      'Redis for what may be forgotten: copies of jobs, difficulties, rates, answers of the API.',
+    note: 'Founding default redis://localhost:6379/0.',
+  }),
+  influxUrl: perhaps('INFLUX_URL', 'influx.url', httpUrl(), 'none', {
+    stack: true,
+    description: 'InfluxDB for charts; statsd needs it, apiserver reads from it.',
+    note: 'Founding default http://localhost:8086.',
+  }),
+  influxToken: perhaps('INFLUX_TOKEN', 'influx.token', text(512), 'none', {
+    stack: true,
+    secret: true,
+    description: 'Token of InfluxDB; for version 1.x user:password.',
+  }),
+  influxOrg: always('INFLUX_ORG', 'influx.org', printable(120), 'headframe', {
+    stack: true,
+    description: 'Organisation in InfluxDB 2.x; the others have none.',
+    note: 'Founding default gomp.',
+  }),
+  influxBucket: always('INFLUX_BUCKET', 'influx.bucket', printable(120), 'mining', {
+    stack: true,
+    description: 'Bucket in InfluxDB 2.x, database in 3 and 1.x.',
+  }),
+  influxDialect: always(
+    'INFLUX_DIALECT',
+    'influx.dialect',
+    choice(['auto', '3', '2', '1']),
+    'auto',
+    {
+      stack: true,
+      description: 'Version of InfluxDB, or auto: what it says of itself.',
+    },
+  ),
+
   // What can be looked at
   apiEnabled: always('API_ENABLED', 'api.enabled', boolean(), 'true', {
     description: 'Status page and JSON.',
@@ -618,7 +673,8 @@ export const SETTINGS = {
     note: 'The founding documents publish this port. In a container set 0.0.0.0 and publish it to the monitoring network only.',
   }),
   metricsPort: always('METRICS_PORT', 'server.metrics.port', port, '9090', {
-    description: 'Port of metrics and health.',
+    also: 'HEALTH_PORT',
+    description: 'Port of metrics and health. Services on one machine need one each.',
   }),
   metricsWorkers: always(
     'METRICS_WORKERS_MAX',
@@ -684,6 +740,7 @@ export const SECTIONS: ReadonlyMap<SettingName, string> = new Map<SettingName, s
   ['listenAddr', 'Stratum'],
   ['minDifficulty', 'Difficulty'],
   ['ackMode', 'Storage'],
+  ['kafkaBrokers', 'Services over Kafka'],
   ['apiEnabled', 'What can be looked at'],
   ['logLevel', 'Logs'],
   ['devBlockTime', 'The development chain'],
@@ -696,20 +753,13 @@ export const SECTIONS: ReadonlyMap<SettingName, string> = new Map<SettingName, s
 export const UNREAD: ReadonlyMap<string, string> = new Map([
   ['VERSION', 'the version is that of the package'],
   ['ENVIRONMENT', 'nothing depends on it'],
-  ['KAFKA_BROKERS', 'everything runs in one process, without Kafka'],
-  ['KAFKA_GROUP_ID', 'everything runs in one process, without Kafka'],
-  ['REDIS_URL', 'everything runs in one process, without Redis'],
-  ['INFLUX_URL', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
-  ['INFLUX_TOKEN', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
-  ['INFLUX_ORG', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
-  ['INFLUX_BUCKET', 'statistics are kept in PostgreSQL and shown as Prometheus metrics'],
   ['BUFFER_SIZE', 'buffers are as large as a line'],
   ['WORKER_POOL_SIZE', 'there is no pool of threads to size'],
 ]);
 
 /** The same for keys of the file. A key stands for everything below it. */
 export const UNREAD_KEYS: ReadonlyMap<string, string> = new Map([
-  ['redis', 'everything runs in one process, without Redis'],
+  ['redis', 'the services over Kafka read redis.url: redis://user:password@host:6379/0'],
   ['mining.stale_job_threshold', 'shares go stale with the tip, see mining.job_timeout'],
   ['mining.extranonce1_size', 'it is 4 bytes'],
   ['mining.extranonce2_size', 'it is 8 bytes'],

@@ -4,6 +4,7 @@
  */
 
 import { flagOf } from '../config.ts';
+import { SERVICES } from './services.ts';
 import {
   REFUSED_KEYS,
   SECTIONS,
@@ -17,6 +18,7 @@ import {
 /** The commands, in the order of the help text. */
 export const COMMANDS: ReadonlyMap<string, string> = new Map([
   ['start', 'the whole pool in one process; with no node configured, on its own development chain'],
+  ...Object.entries(SERVICES).map(([name, { what }]) => [name, what] as const),
   ['doctor', 'checks configuration, node, ports, disk, clock and database, and says what is wrong'],
   ['ledger', 'balances, statements, rounds, audit, bookings; "headframe ledger" lists them'],
   ['payout', 'payouts: plan, run, hold, release, sign elsewhere; "headframe payout" lists them'],
@@ -29,16 +31,7 @@ export const COMMANDS: ReadonlyMap<string, string> = new Map([
 ]);
 
 /** Commands of the design that this version does not have; naming one is answered with this. */
-export const LATER_COMMANDS: ReadonlySet<string> = new Set([
-  'stratumd',
-  'jobmanager',
-  'shareproc',
-  'blocksubmit',
-  'statsd',
-  'payoutd',
-  'apiserver',
-  'coop',
-]);
+export const LATER_COMMANDS: ReadonlySet<string> = new Set(['coop']);
 
 /** Exit codes, for the help text and the operator's page. */
 export const EXIT_CODES: ReadonlyMap<number, string> = new Map([
@@ -71,6 +64,7 @@ CONFIG_FILE (else headframe.yaml, if it is there), then defaults. The usual ones
   BITCOIN_RPC_HOST, BITCOIN_RPC_USER, BITCOIN_RPC_PASSWORD   your node
   NETWORK, POOL_ADDRESS                                      what to mine, and for whom
   DATA_DIR                                                   where to keep it
+  KAFKA_BROKERS, DATABASE_URL, REDIS_URL, INFLUX_URL         for the services over Kafka
 
 "headframe help settings" lists all of them; docs/configuration.md explains them.
 
@@ -126,6 +120,7 @@ for BITCOIN_RPC_USER and BITCOIN_RPC_PASSWORD, where it means none.
   for (const [name, setting] of settings()) {
     const heading = SECTIONS.get(name);
     if (heading !== undefined) parts.push(`\n## ${heading}\n`);
+    if (name === 'kafkaBrokers') parts.push(servicesText());
     const fallback =
       setting.default === null ? `none: ${setting.absent}` : `\`${setting.default}\``;
     const names = [
@@ -150,6 +145,30 @@ start, and has no effect:
   );
   for (const [name, advice] of REFUSED_KEYS) parts.push(`- \`${name}\`: ${advice}`);
   return `${parts.join('\n')}\n`;
+}
+
+/** Which service needs what, before the settings that only services read. */
+function servicesText(): string {
+  const needs = {
+    pools: '`POOL_ADDRESS` (or a scheme that needs none)',
+    node: 'a node',
+    database: '`DATABASE_URL`',
+    influx: '`INFLUX_URL`',
+  };
+  const lines = Object.entries(SERVICES).map(
+    ([name, service]) =>
+      `| \`headframe ${name}\` | ${['`KAFKA_BROKERS`', ...service.needs.map((need) => needs[need])].join(', ')} |`,
+  );
+  return `These are read by the services that run as processes of their own. \`headframe start\` runs everything in one process, does not
+read them, and says so in a warning when it finds one, because a machine may serve another program with it.
+
+| service | does not start without |
+|---|---|
+${lines.join('\n')}
+
+A service keeps its files in a folder of its own below the network's, named after it and its \`INSTANCE_ID\`. What one of them only
+waits for (a broker, a database or a node that does not answer yet) does not keep it from starting: it is not ready until then.
+`;
 }
 
 function settings(): [SettingName, Setting<unknown>][] {

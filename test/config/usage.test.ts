@@ -48,7 +48,12 @@ test('the command line up to the command', () => {
   assert.equal(readCommand(['help', 'nonsense'], '1').kind, 'usage');
   const unknown = readCommand(['\u001b[2Jx'], '1');
   assert.ok(unknown.kind === 'usage' && !/\u001b/.test(unknown.errors.join()));
-  const later = readCommand(['stratumd'], '1');
+  assert.deepEqual(readCommand(['stratumd', '--kafka-brokers', 'k'], '1'), {
+    kind: 'run',
+    command: 'stratumd',
+    argv: ['--kafka-brokers', 'k'],
+  });
+  const later = readCommand(['coop'], '1');
   assert.ok(later.kind === 'usage' && /headframe start/.test(later.errors.join()));
 });
 

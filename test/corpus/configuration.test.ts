@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { generate } from 'selfsigned';
 import type { FileBytes } from '../../src/config/file.ts';
+import type { ServiceName } from '../../src/config/services.ts';
 import { readConfig } from '../../src/config.ts';
 
 type Entry = {
@@ -21,6 +22,8 @@ type Entry = {
   fileHex?: string;
   /** Without the settings of a whole regtest pool. */
   bare?: boolean;
+  /** One of the services over Kafka. Default: the single process. */
+  service?: ServiceName;
   openFilesMax?: number;
   expect: 'ok' | 'warning' | 'error' | 'usage';
   says?: string;
@@ -51,6 +54,7 @@ for (const entry of entries) {
     for (const [name, value] of Object.entries(env))
       if (value === '@long') env[name] = 'x'.repeat(131_072);
     const answer = readConfig({
+      service: entry.service ?? null,
       argv: entry.argv ?? [],
       env,
       readFile: (path) =>
