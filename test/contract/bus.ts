@@ -39,12 +39,14 @@ export async function publishUntilSafe(
   bus: Bus,
   topic: string,
   records: readonly BusRecord[],
-): Promise<number> {
+  onRejected: () => void = () => {},
+): Promise<void> {
   for (let rejections = 0; ; rejections += 1) {
     try {
       await bus.publish(topic, records);
-      return rejections;
+      return;
     } catch (error) {
+      onRejected();
       if (rejections === 100) throw error;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }

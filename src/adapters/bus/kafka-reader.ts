@@ -90,6 +90,8 @@ const PARTITION_BYTES = 1024 * 1024;
 /** Fetched ahead per partition; it is asked for more when it has less. */
 const AHEAD_BYTES = 1024 * 1024;
 const COMMIT_PAUSE_MS = 100;
+/** A partition that is not fetched tells nothing of its end: it is asked for. */
+const END_PAUSE_MS = 2_000;
 const PAUSE_MIN_MS = 100;
 const PAUSE_MAX_MS = 5_000;
 const READ_UNCOMMITTED = 0;
@@ -416,6 +418,22 @@ export function startKafkaReader(
     }
   }
 
+  async function askEnds(): Promise<void> {
+    const still = [...tenures.values()].filter(
+      ({ next, queueBytes }) => next !== null && queueBytes >= AHEAD_BYTES,
+    );
+    if (still.length === 0) return;
+    try {
+      const ends = await listOffsets(
+        still.map(({ partition }) => partition),
+        ListOffsetTimestamps.LATEST,
+      );
+      for (const tenure of still) tenure.end = ends.get(tenure.partition) ?? tenure.end;
+    } catch (error) {
+      if (!isStopped) health.failed(part, error);
+    }
+  }
+
   // ---- from the queues to the handler
 
   function dispatch(): void {
@@ -553,6 +571,8 @@ export function startKafkaReader(
     }
   }
 
+  const endTimer = setInterval(() => void askEnds(), END_PAUSE_MS);
+
   // Topics that are refused are the owner's to hear of, by `ready`.
   start().catch(() => {});
 
@@ -583,6 +603,7 @@ export function startKafkaReader(
       const endMs = performance.now() + timeoutMs;
       await drain(timeoutMs);
       isStopped = true;
+      clearInterval(endTimer);
       for (const timer of [pumpTimer, commitTimer]) if (timer !== null) clearTimeout(timer);
       for (const tenure of [...tenures.values()]) end(tenure);
       await group?.stop(Math.max(0, endMs - performance.now()));
