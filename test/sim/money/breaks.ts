@@ -37,7 +37,7 @@ export type BreakName = keyof typeof BREAKS;
 type Query = (sql: string, params?: readonly unknown[]) => Promise<unknown[]>;
 
 /** The database as a broken product would use it. */
-export function bendDb(db: Db, breaks: ReadonlySet<BreakName>): Db {
+export function bendDb(db: Db, breaks: ReadonlySet<BreakName>, nextNumber: () => number): Db {
   if (breaks.size === 0) return db;
   const bent = (query: Query, after: (sql: string, params: unknown[]) => void): Query => {
     return async (sql, params = []) => {
@@ -59,7 +59,7 @@ export function bendDb(db: Db, breaks: ReadonlySet<BreakName>): Db {
         return [{ posted_seq: 1n, is_new: true }];
       if (sql.startsWith('UPDATE pps_cursors') && breaks.has('pps-cursor-lost')) return [{}];
       if (posting === 'pps' && breaks.has('pps-cursor-lost'))
-        return query(sql, [`${String(params[0])}:${String(params[2])}`, ...params.slice(1)]);
+        return query(sql, [`${String(params[0])}:${nextNumber()}`, ...params.slice(1)]);
       const rows = await query(sql, params);
       if (sql.startsWith('SELECT seq, account_id, pool, bits') && breaks.has('window-off-by-one'))
         return (rows as { seq: bigint }[]).map((row) => ({ ...row, seq: row.seq - 1n }));

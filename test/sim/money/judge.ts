@@ -2,7 +2,7 @@
  * Compares what the ledger, the payouts and the chain say with what the oracle works out. Reads tables with its own SQL, never through
  * the store; each look reads only what is new, so that thousands of looks are possible.
  */
-import type { PayoutPolicy } from '../../../src/core/ledger/rules.ts';
+import type { PayoutPolicy, Scheme } from '../../../src/core/ledger/rules.ts';
 import type { Db } from '../../../src/ports.ts';
 import { type NodeBlock, nodeDustSats, type WalletNode } from '../../tools/wallet-node.ts';
 import { Fraction } from './fraction.ts';
@@ -57,6 +57,8 @@ export type JudgeFacts = {
   funded: { reserve: Map<string, bigint>; operator: bigint };
   /** Spends of the wallet that the operator made himself. */
   ownSpends: Set<string>;
+  /** Pools that pay by the share have little in reserve, and may stop or count otherwise. */
+  poor: boolean;
   /** Reorganisations deeper than maturity may have happened: the pool bears losses, miners keep what they have. */
   deep: boolean;
 };
@@ -85,11 +87,14 @@ type Round = {
   state: 'immature' | 'mature' | 'orphaned';
   /** Its reward was spendable before it was orphaned: the pool's loss, the miners keep theirs. */
   isLoss: boolean;
+  scheme: Scheme;
   rewardSats: bigint;
   operatorSats: bigint;
   developerSats: bigint;
   credits: Map<string, bigint>;
   carries: Map<string, bigint>;
+  /** By the coinbase itself. */
+  paid: Map<string, bigint>;
   rates: Map<string, { feePpm: number; donationPpm: number }>;
 };
 
@@ -100,6 +105,8 @@ type Batch = {
 };
 
 const ORPHAN_DEPTH = 6;
+/** Who earned within this does not count as gone; credits may be a little later than finds. */
+const WRITE_OFF_MS = 29 * 86_400_000;
 /** Rounding of single groups of shares to 2^-32 satoshi, all together. */
 const PPS_TOLERANCE = new Fraction(1_001n, 1_000n);
 
@@ -127,8 +134,10 @@ export function createJudge(db: Db, facts: JudgeFacts) {
   const byHash = new Map<string, { find: SimFind; rounds: Round[] }>();
   const batches = new Map<bigint, Batch>();
   const ppsCredited = new Map<string, Map<string, bigint>>();
+  const spans = new Map<string, { fromSeq: number; scheme: Scheme }[]>();
+  const writtenOff = new Map<string, Map<string, bigint>>();
   const ppsPools = new Map<string, { facts: PpsFacts; at: number }>();
-  const paidByBatch = new Map<string, bigint>();
+  let goneAfterFees = new Map<string, bigint>();
   const ppsToReserveSats = new Map<string, bigint>();
   let ppsDeveloperSats = 0n;
   let ppsOperatorSats = 0n;
@@ -222,7 +231,35 @@ export function createJudge(db: Db, facts: JudgeFacts) {
         ppsCredited.set(row.pool, pool);
       } else fail('pps', `PPS posts to ${row.kind}`);
     }
+    await readWriteOffs(newest);
     lastTx = newest;
+  }
+
+  /** Debts of those who left scheme direct move to those who are owed, never more than they are owed. */
+  async function readWriteOffs(newest: bigint): Promise<void> {
+    const rows = await db.query<{ at: Date; pool: string; account_id: bigint; amount: bigint }>(
+      `SELECT t.at, a.pool, a.account_id, e.amount
+       FROM ledger_transactions t JOIN ledger_entries e USING (tx_seq) JOIN ledger_accounts a USING (ledger_account_id)
+       WHERE t.key LIKE 'write-off:%' AND tx_seq > $1 AND tx_seq <= $2`,
+      [lastTx, newest],
+    );
+    for (const row of rows) {
+      const address = addressOf.get(row.account_id)!;
+      const pool = writtenOff.get(row.pool) ?? new Map<string, bigint>();
+      addTo(pool, address, row.amount);
+      writtenOff.set(row.pool, pool);
+      if (row.amount < 0n) continue;
+      for (const round of rounds.values()) {
+        if (round.scheme !== 'direct' || !round.carries.has(address) || round.state === 'orphaned')
+          continue;
+        const agoMs = row.at.getTime() - round.find.foundAtMs;
+        if (agoMs > 0 && agoMs < WRITE_OFF_MS)
+          fail(
+            'carry',
+            `a debt of ${address} is written off ${Math.round(agoMs / 86_400_000)} days after it earned`,
+          );
+      }
+    }
   }
 
   type Balances = {
@@ -230,6 +267,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     miner: Map<string, bigint>;
     immature: Map<string, bigint>;
     transit: Map<string, bigint>;
+    paid: Map<string, bigint>;
     carry: Map<string, Map<string, bigint>>;
   };
 
@@ -246,6 +284,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       miner: new Map(),
       immature: new Map(),
       transit: new Map(),
+      paid: new Map(),
       carry: new Map(),
     };
     let total = 0n;
@@ -268,6 +307,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       if (row.kind === 'miner') balances.miner.set(address, row.balance);
       if (row.kind === 'miner-immature') balances.immature.set(address, row.balance);
       if (row.kind === 'transit') balances.transit.set(address, row.balance);
+      if (row.kind === 'paid') balances.paid.set(address, row.balance);
       if (row.kind === 'carry') {
         const pool = balances.carry.get(row.pool) ?? new Map<string, bigint>();
         pool.set(address, row.balance);
@@ -377,18 +417,21 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       );
     const { find } = known;
     const { rules } = tape.pools[find.pool]!;
+    if (find.isShareLost) find.seq = shares.newestBy(find.foundAtMs);
+    const scheme = schemeOf(find.pool, find.seq).scheme;
     const what = `round ${row.round_id} (${rules.id}, block ${find.block.height})`;
     expect('credited', `the pool of ${what}`, row.pool, rules.id);
+    expect('credited', `the scheme of ${what}`, row.scheme, scheme);
     expect('credited', `the generation of ${what}`, row.generation, known.rounds.length);
     const isStanding = known.rounds.some((one) => one.state !== 'orphaned');
     if (isStanding) fail('credited', `${what} stands beside an earlier one of the same block`);
     const coinbase = find.block.txs[0]!.tx.outputs;
-    const custody = rules.scheme !== 'solo' && rules.scheme !== 'direct';
+    const custody = scheme !== 'solo' && scheme !== 'direct';
     const rewardSats = coinbase
       .filter((output) => !custody || node.ownsScript(output.script))
       .reduce((sum, output) => sum + output.valueSats, 0n);
     expect('whole', `the reward of ${what}`, row.reward_sats, rewardSats);
-    const reserve = rules.scheme === 'pps' || rules.scheme === 'fpps';
+    const reserve = scheme === 'pps' || scheme === 'fpps';
     const sum = credits.reduce((total, one) => total + one.credit_sats, 0n);
     if (!reserve)
       expect(
@@ -402,11 +445,13 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       generation: row.generation,
       state: row.state,
       isLoss: row.state === 'orphaned' && row.mature_tx !== null,
+      scheme,
       rewardSats,
       operatorSats: row.operator_sats,
       developerSats: row.developer_sats,
       credits: new Map(),
       carries: new Map(),
+      paid: new Map(),
       rates: new Map(),
     };
     if (round.state === 'orphaned') stats.orphaned += 1;
@@ -414,7 +459,6 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       expect('whole', `credits of ${what}, which fills a reserve`, sum, 0n);
       return round;
     }
-    if (find.isShareLost) find.seq = shares.newestBy(find.foundAtMs);
     expect('window', `the last share of ${what}`, row.last_seq, BigInt(find.seq));
     const window = windowOf(find, row);
     expect('window', `the first share of ${what}`, row.first_seq, window.firstSeq);
@@ -472,13 +516,14 @@ export function createJudge(db: Db, facts: JudgeFacts) {
         );
       round.credits.set(address, credit.credit_sats);
     }
-    if (rules.scheme === 'direct') {
+    for (const [hex, sats] of paid) addTo(round.paid, addressOfScript(hex), sats);
+    if (scheme === 'direct') {
       // Earned less paid, over everybody who earned or was paid: fees are earned by their addresses.
       const earned = new Map(round.credits);
       addTo(earned, rules.feeAddress!, row.operator_sats);
       addTo(earned, rules.developerAddress!, row.developer_sats);
       for (const [address, sats] of earned) addTo(round.carries, address, sats);
-      for (const [hex, sats] of paid) addTo(round.carries, addressOfScript(hex), -sats);
+      for (const [address, sats] of round.paid) addTo(round.carries, address, -sats);
     }
     return round;
   }
@@ -497,13 +542,14 @@ export function createJudge(db: Db, facts: JudgeFacts) {
   function windowOf(find: SimFind, row: RoundRow) {
     const { rules } = tape.pools[find.pool]!;
     const bits = Buffer.from(find.block.header).readUInt32LE(72);
-    if (rules.scheme === 'solo')
+    const { scheme, afterSeq } = schemeOf(find.pool, find.seq);
+    if (scheme === 'solo')
       return shares.window(find.pool, find.seq, {
         wanted: null,
         afterSeq: find.seq - 1,
         afterMs: null,
       });
-    if (rules.scheme === 'prop')
+    if (scheme === 'prop')
       return shares.window(find.pool, find.seq, {
         wanted: null,
         afterSeq: previousEnd(find),
@@ -512,12 +558,50 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     if (rules.window.kind === 'days')
       return shares.window(find.pool, find.seq, {
         wanted: null,
-        afterSeq: 0,
+        afterSeq,
         afterMs: find.foundAtMs - rules.window.days * 86_400_000,
       });
     const wanted = new Fraction(networkWork(bits) * rules.window.factorPpm, 1_000_000n).floor();
     expect('window', `the work wanted by block ${find.block.height}`, row.wanted_work, wanted);
-    return shares.window(find.pool, find.seq, { wanted, afterSeq: 0, afterMs: null });
+    return shares.window(find.pool, find.seq, { wanted, afterSeq, afterMs: null });
+  }
+
+  /** Which scheme counts a share by the pool's own record, and the share its windows do not reach. */
+  function schemeOf(pool: number, seq: number): { scheme: Scheme; afterSeq: number } {
+    const { rules } = tape.pools[pool]!;
+    const own = spans.get(rules.id) ?? [];
+    const at = own.findLastIndex((one) => one.fromSeq <= seq);
+    if (at < 0) return { scheme: rules.scheme, afterSeq: 0 };
+    const { scheme } = own[at]!;
+    let first = at;
+    while (first > 0 && own[first - 1]!.scheme === scheme) first -= 1;
+    return { scheme, afterSeq: Math.max(0, own[first]!.fromSeq - 1) };
+  }
+
+  /** Only pools that pay by the share may count by another scheme, and only where their reserve is small. */
+  async function readSchemes(): Promise<void> {
+    const rows = await db.query<{ pool: string; from_seq: bigint; scheme: Scheme }>(
+      'SELECT pool, from_seq, scheme FROM pool_schemes ORDER BY pool_scheme_id',
+    );
+    spans.clear();
+    for (const row of rows) {
+      const list = spans.get(row.pool) ?? [];
+      const fromSeq = Number(row.from_seq);
+      // Where two begin at the same share the newer one counts.
+      spans.set(
+        row.pool,
+        [...list.filter((one) => one.fromSeq !== fromSeq), { fromSeq, scheme: row.scheme }].sort(
+          (a, b) => a.fromSeq - b.fromSeq,
+        ),
+      );
+    }
+    for (const { rules } of tape.pools) {
+      for (const { scheme } of spans.get(rules.id) ?? []) {
+        const isDowngrade = scheme === 'pplns' && ppsPools.has(rules.id);
+        if (scheme !== rules.scheme && !(isDowngrade && facts.poor))
+          fail('schemes', `${rules.id} counts by ${scheme}`);
+      }
+    }
   }
 
   /** PROP begins after the pool's block before this one in the same chain. */
@@ -613,6 +697,8 @@ export function createJudge(db: Db, facts: JudgeFacts) {
   type Owed = {
     credited: Map<string, bigint>;
     matured: Map<string, bigint>;
+    /** By coinbases that stand. */
+    paid: Map<string, bigint>;
     carry: Map<string, Map<string, bigint>>;
     operator: bigint;
     operatorImmature: bigint;
@@ -627,6 +713,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     const owed: Owed = {
       credited: new Map(),
       matured: new Map(),
+      paid: new Map(),
       carry: new Map(),
       operator: facts.funded.operator + ppsOperatorSats,
       operatorImmature: 0n,
@@ -639,14 +726,15 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       if (round.state === 'orphaned' && !round.isLoss) continue;
       const isMature = round.state === 'mature' || round.isLoss;
       const { rules } = tape.pools[round.find.pool]!;
-      if (rules.scheme === 'solo') continue;
-      if (rules.scheme === 'direct') {
+      for (const [address, sats] of round.paid) addTo(owed.paid, address, sats);
+      if (round.scheme === 'solo') continue;
+      if (round.scheme === 'direct') {
         const pool = owed.carry.get(rules.id) ?? new Map<string, bigint>();
         for (const [address, sats] of round.carries) addTo(pool, address, sats);
         owed.carry.set(rules.id, pool);
         continue;
       }
-      if (rules.scheme === 'pps' || rules.scheme === 'fpps') {
+      if (round.scheme === 'pps' || round.scheme === 'fpps') {
         addTo(isMature ? owed.reserve : owed.reserveImmature, rules.id, round.rewardSats);
         continue;
       }
@@ -676,6 +764,11 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       }
     }
     for (const [pool, sats] of ppsToReserveSats) addTo(owed.reserve, pool, sats);
+    for (const [pool, moved] of writtenOff) {
+      const carries = owed.carry.get(pool) ?? new Map<string, bigint>();
+      for (const [address, sats] of moved) addTo(carries, address, sats);
+      owed.carry.set(pool, carries);
+    }
     return owed;
   }
 
@@ -703,6 +796,10 @@ export function createJudge(db: Db, facts: JudgeFacts) {
           'drift',
           `${address} has ${left} sat, ${immature} immature and was paid ${paid}: ${left + immature + paid} in all, credited are ${credited}`,
         );
+    }
+    for (const address of new Set([...balances.paid.keys(), ...owed.paid.keys(), ...gone.keys()])) {
+      const should = (owed.paid.get(address) ?? zero) + (goneAfterFees.get(address) ?? zero);
+      expect('drift', `what ${address} was paid`, balances.paid.get(address) ?? zero, should);
     }
     const of = (kind: string): bigint => balances.of.get(kind) ?? 0n;
     expect('drift', 'the operator', of('operator'), owed.operator);
@@ -745,9 +842,10 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     for (const [id, { facts: pps, at }] of ppsPools) {
       const cursor = Number(cursors.find((row) => row.pool === id)?.last_seq ?? 0n);
       const newest = shares.pools[at]!.seq.at(-1) ?? 0;
-      if (look.quiet && cursor < newest)
+      const isPaid = (seq: number): boolean => schemeOf(at, seq).scheme !== 'pplns';
+      if (look.quiet && cursor < newest && isPaid(newest) && !(facts.poor && !look.final))
         fail('pps', `${id} has credited up to share ${cursor}, there are ${newest}`);
-      pps.countTo(cursor, (address) => ratesOf(at, facts.settings.get(address)?.at(-1)));
+      pps.countTo(cursor, (address) => ratesOf(at, facts.settings.get(address)?.at(-1)), isPaid);
       const credited = ppsCredited.get(id) ?? new Map<string, bigint>();
       const addresses = look.final ? [...pps.addresses()] : [...pps.touched];
       for (const address of addresses) {
@@ -871,6 +969,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     // Settled is what the ledger counts as gone; it must be in the chain.
     const gone = new Map<string, bigint>();
     const inChain = new Map<string, bigint>();
+    goneAfterFees = new Map();
     for (const [id, batch] of batches) {
       const tx = txOfBatch.get(id);
       if (batch.state === 'settled') {
@@ -878,7 +977,10 @@ export function createJudge(db: Db, facts: JudgeFacts) {
           fail('paid-once', `batch ${id} is settled and not in the chain`);
         if (tx !== undefined && tx.depth < facts.policy.confirmations && !facts.deep)
           fail('paid-once', `batch ${id} is settled at depth ${tx.depth}`);
-        for (const item of batch.items) addTo(gone, item.address, item.amountSats);
+        for (const item of batch.items) {
+          addTo(gone, item.address, item.amountSats);
+          addTo(goneAfterFees, item.address, item.amountSats - item.feeSats);
+        }
       }
       if (batch.state === 'released' && tx !== undefined)
         fail('paid-once', `batch ${id} was released and is in the chain`);
@@ -898,7 +1000,6 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     stats.batches = txOfBatch.size;
     stats.payouts = payouts;
     stats.paidSats = [...chainPaid.values()].reduce((sum, sats) => sum + sats, 0n);
-    void paidByBatch;
     return gone;
   }
 
@@ -937,6 +1038,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       stats.looks += 1;
       await learnAccounts();
       await readEntries();
+      await readSchemes();
       await readRounds();
       const balances = await readBalances();
       const gone = await judgePayouts(look);

@@ -241,14 +241,16 @@ export class PpsFacts {
     this.#valueOf = jobValue;
   }
 
-  /** Counts all shares up to `seq`, at the rates given. */
+  /** Counts all shares up to `seq` that PPS pays, at the rates given. */
   countTo(
     seq: number,
     ratesOf: (address: string) => { feePpm: number; donationPpm: number },
+    isPaid: (seq: number) => boolean,
   ): void {
     const log = this.#shares.pools[this.#pool]!;
     for (; this.#counted < log.seq.length && log.seq[this.#counted]! <= seq; this.#counted++) {
       const at = this.#counted;
+      if (!isPaid(log.seq[at]!)) continue;
       const job = this.#shares.jobs[log.job[at]!]!;
       const value = this.#valueOf(job);
       const { parts } = this.#tape.accounts[log.account[at]!]!;

@@ -37,7 +37,7 @@ export type ProcessOptions = {
   random: Random;
   plan: KillPlan | null;
   /** Chance that a transaction loses its connection, in one of the three ways. */
-  lossChance: number;
+  lossChance: () => number;
   turns: Turns | null;
   /** Every place that was passed, for the report on coverage. */
   onVisit(point: string): void;
@@ -96,7 +96,7 @@ export function startProcess(options: ProcessOptions): SimProcess {
   }
 
   function lose(): Loss | null {
-    if (!random.chance(options.lossChance)) return null;
+    if (!random.chance(options.lossChance())) return null;
     const loss = random.pick(['before', 'middle', 'after'] as const);
     options.onLoss(loss);
     return loss;

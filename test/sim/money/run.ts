@@ -6,6 +6,7 @@
  *   --shares N --blocks N --accounts N --crashes N      size of each run
  *   --looks N     how often the judge looks (100)
  *   --deep        reorganisations deeper than maturity
+ *   --poor        pools that pay by the share have little in reserve
  *   --trace       every step and what the processes log
  *   --break NAME  breaks the product on purpose (names: breaks.ts)
  *
@@ -26,6 +27,7 @@ const { values } = parseArgs({
     crashes: { type: 'string', default: '60' },
     looks: { type: 'string', default: '100' },
     deep: { type: 'boolean', default: false },
+    poor: { type: 'boolean', default: false },
     trace: { type: 'boolean', default: false },
     break: { type: 'string', multiple: true, default: [] },
   },
@@ -50,6 +52,7 @@ try {
         crashes: Number(values.crashes),
         looks: Number(values.looks),
         deep: values.deep,
+        poor: values.poor,
         breaks: new Set(values.break as BreakName[]),
         ...(values.trace ? { trace: (text: string) => console.log(text) } : {}),
       },
@@ -80,5 +83,11 @@ function replay(seed: number): string {
     (name) => `--${name} ${values[name]}`,
   );
   const breaks = values.break.map((name) => `--break ${name}`);
-  return [`--seed ${seed}`, ...size, ...(values.deep ? ['--deep'] : []), ...breaks].join(' ');
+  return [
+    `--seed ${seed}`,
+    ...size,
+    ...(values.deep ? ['--deep'] : []),
+    ...(values.poor ? ['--poor'] : []),
+    ...breaks,
+  ].join(' ');
 }

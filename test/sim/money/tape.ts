@@ -172,7 +172,13 @@ function makePools(poolAddresses: readonly string[], own: (at: number) => string
     }),
     pool(110, { id: 'prop', scheme: 'prop', address: custody(0), feePpm: 0 }),
     pool(100, { id: 'pps', scheme: 'pps', address: custody(1), feePpm: 20_000 }),
-    pool(50, { id: 'fpps', scheme: 'fpps', address: custody(0), feePpm: 30_001 }),
+    pool(50, {
+      id: 'fpps',
+      scheme: 'fpps',
+      address: custody(0),
+      feePpm: 30_001,
+      onRuin: 'refuse',
+    }),
     pool(30, {
       id: 'solo',
       scheme: 'solo',

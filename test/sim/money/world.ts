@@ -51,6 +51,8 @@ export type MoneyOptions = {
   looks?: number;
   /** Reorganisations deeper than maturity happen, and an operator confirms the losses. */
   deep?: boolean;
+  /** Pools that pay by the share have little in reserve. */
+  poor?: boolean;
   breaks?: ReadonlySet<BreakName>;
   trace?: (text: string) => void;
 };
@@ -135,6 +137,7 @@ class World {
   #job: TapeJob;
   #partitionDay = -1;
   #bumps = 0;
+  #bentPostings = 0;
   /** What miners ask for; who pays less waits. */
   #marketRate = 1;
   readonly #visited = new Map<string, number>();
@@ -197,6 +200,7 @@ class World {
       funded: { reserve: new Map<string, bigint>(), operator: 0n },
       ownSpends: new Set<string>(),
       deep: options.deep === true,
+      poor: options.poor === true,
     };
     this.#judge = createJudge(admin, this.#judgeFacts);
     this.#job = this.#tape.makeJob(BASE_HEIGHT + 1, subsidyAt(BASE_HEIGHT + 1));
@@ -261,7 +265,9 @@ class World {
     await makeSharePartitions(this.#admin, { nowMs: this.#nowMs, aheadDays: 2 });
     // The operator's own money: for network fees, and for the reserves of pools that pay by the share.
     const owner = this.#node.newScript();
-    const amounts = { operator: 20_00000000n, pps: 4_000_00000000n, fpps: 4_000_00000000n };
+    const amounts = this.#options.poor
+      ? { operator: 20_00000000n, pps: 375_00000000n, fpps: 245_00000000n }
+      : { operator: 20_00000000n, pps: 4_000_00000000n, fpps: 4_000_00000000n };
     const outputs = [amounts.operator, amounts.pps, amounts.fpps].flatMap((sats) =>
       Array.from({ length: 20 }, () => ({ valueSats: sats / 20n, script: owner })),
     );
@@ -285,6 +291,30 @@ class World {
     this.#newJob();
     await this.#changeSettings();
     await this.#calm();
+  }
+
+  /** The operator puts in what was missing; who pays by the share goes on where it stopped. */
+  async #fillReserves(): Promise<void> {
+    const sats = 5_000_00000000n;
+    const owner = this.#node.newScript();
+    const outputs = Array.from({ length: 50 }, () => ({ valueSats: sats / 25n, script: owner }));
+    const block = this.#node.makeBlock({ outputs });
+    this.#node.submit(block);
+    this.#competitor(101);
+    const { reserve } = this.#judgeFacts.funded;
+    await postLedger(this.#admin, {
+      key: 'fund:end',
+      kind: 'fund',
+      atMs: this.#nowMs,
+      actor: 'operator',
+      entries: [
+        { account: { kind: 'deposit' }, sats: -2n * sats },
+        { account: { kind: 'reserve', pool: 'pps' }, sats },
+        { account: { kind: 'reserve', pool: 'fpps' }, sats },
+      ],
+    });
+    for (const pool of ['pps', 'fpps']) reserve.set(pool, reserve.get(pool)! + sats);
+    this.#newJob();
   }
 
   async #changeSettings(): Promise<void> {
@@ -629,10 +659,10 @@ class World {
   ): SimProcess {
     const process = startProcess({
       name,
-      db: bendDb(this.#doors[name === 'a' ? 0 : 1], this.#breaks),
+      db: bendDb(this.#doors[name === 'a' ? 0 : 1], this.#breaks, () => ++this.#bentPostings),
       random: this.#random,
       plan,
-      lossChance: this.#lossChance,
+      lossChance: () => this.#lossChance,
       turns,
       onVisit: (point) => {
         this.#visited.set(point, (this.#visited.get(point) ?? 0) + 1);
@@ -827,6 +857,7 @@ class World {
 
   /** Mines on without faults until everybody who is due is paid. */
   async #drain(): Promise<void> {
+    if (this.#options.poor) await this.#fillReserves();
     this.#marketRate = 1;
     this.#node.minRateSatsPerVb = 1;
     this.#policy.minimumSats = 20_000n;
