@@ -1060,6 +1060,36 @@ export async function listBatches(
   return rows.map(batchOf);
 }
 
+/** The transaction that settled a batch. */
+export type SettledPayout = {
+  batchId: bigint;
+  generation: number;
+  txid: Uint8Array;
+  raw: Uint8Array;
+};
+
+/** What was settled last, newest batch first. `limit` is at most 1,000. */
+export async function listSettled(db: Tx, options: { limit: number }): Promise<SettledPayout[]> {
+  const rows = await db.query<{
+    batch_id: bigint;
+    generation: number;
+    txid: Uint8Array;
+    raw: Uint8Array;
+  }>(
+    `SELECT batch_id, generation, txid, raw FROM payout_batches
+     JOIN payout_generations USING (batch_id)
+     WHERE payout_batches.state = 'settled' AND payout_generations.state = 'confirmed'
+     ORDER BY batch_id DESC LIMIT $1`,
+    [Math.min(options.limit, 1_000)],
+  );
+  return rows.map((row) => ({
+    batchId: row.batch_id,
+    generation: row.generation,
+    txid: row.txid,
+    raw: row.raw,
+  }));
+}
+
 /** Open batches in the order they were made, for the payer. */
 export async function listOpenBatches(db: Tx): Promise<PayoutBatch[]> {
   const rows = await db.query<BatchRow>(

@@ -17,6 +17,7 @@ import type { PayoutPolicy } from '../../src/core/ledger/rules.ts';
 import type { Db } from '../../src/ports.ts';
 import { type Miner, startMiner } from '../../src/services/miner/miner.ts';
 import { auditLedger, listBalances, sumBalances } from '../../src/store/ledger.ts';
+import { listSettled } from '../../src/store/payouts.ts';
 import { encodeChildOptions } from '../tools/payoutd-child.ts';
 import {
   freePort,
@@ -60,7 +61,7 @@ const SATS = 100_000_000;
 /** Of the machine's work: unequal on purpose. */
 const HASHRATES = [60_000, 30_000, 10_000];
 /** Long enough for a batch to be made, signed and sent, and short enough to be killed on the way. */
-const LIFE_MS_MAX = 900;
+const LIFE_MS_MAX = 1_800;
 const CHILD = new URL('../tools/payoutd-child.ts', import.meta.url).pathname;
 
 /** Runs it all. Rejects only when something could not be run; what is wrong with money is in the report. */
@@ -202,11 +203,11 @@ export async function payAndKill(options: PayAndKillOptions): Promise<PayAndKill
 
       // ── To the end: everything matures, is paid and settles.
       await settle(node, db, startPayer, elsewhere, faults, say);
-      await judge(node, db, addresses, faults);
+      await judge(node, db, addresses, poolAddress, faults);
 
       // ── The block before the last payout's is taken out of the chain.
       const orphaned = await takeBack(node, db, startPayer, elsewhere, faults, say);
-      const { batches, payments, paidSats } = await judge(node, db, addresses, faults);
+      const { batches, payments, paidSats } = await judge(node, db, addresses, poolAddress, faults);
       return {
         node: node.kind,
         kills: options.kills,
@@ -270,7 +271,7 @@ async function settle(
               + (SELECT count(*) FROM ledger_accounts WHERE kind = 'miner' AND balance >= 10000)
               + (SELECT count(*) FROM rounds WHERE state = 'immature') AS count`,
       );
-      if (open?.count === 0n) return;
+      if (open?.count === 0n && (await isAllInChain(node, db))) return;
       if (performance.now() > endMs) {
         const batches = await db.query(
           'SELECT batch_id, state, reason FROM payout_batches WHERE state <> $1',
@@ -292,6 +293,15 @@ async function settle(
   }
 }
 
+/** Whether the transaction of every settled batch is in the chain as it is now. */
+async function isAllInChain(node: RegtestNode, db: Db): Promise<boolean> {
+  for (const { txid } of await listSettled(db, { limit: 1_000 })) {
+    const known = await node.call('gettransaction', [encodeHexReversed(txid), true], WALLET);
+    if ((known as { confirmations: number }).confirmations <= 0) return false;
+  }
+  return true;
+}
+
 type Block = { hash: string; height: number; tx: Tx[] };
 type Tx = {
   txid: string;
@@ -304,6 +314,7 @@ async function judge(
   node: RegtestNode,
   db: Db,
   addresses: Record<'main' | 'direct', string[]>,
+  feeAddress: string,
   faults: string[],
 ): Promise<Pick<PayAndKillReport, 'batches' | 'payments' | 'paidSats'>> {
   const blocks = await readChain(node);
@@ -376,7 +387,7 @@ async function judge(
     if (bookOf('miner') >= 10_000n) faults.push(`${address} is still owed ${bookOf('miner')} sat`);
     paidSats[address] = String(outside);
   }
-  await judgeRounds(blocks, db, faults);
+  await judgeRounds(blocks, db, feeAddress, faults);
   const audit = await auditLedger(db);
   if (!audit.ok) faults.push(...audit.findings);
   const sums = Object.values(await sumBalances(db)).reduce((sum, sats) => sum + sats, 0n);
@@ -389,7 +400,12 @@ async function judge(
 }
 
 /** Rounds against blocks: what stands is in the chain, credits add up to what the coinbase pays, carries are earned less paid. */
-async function judgeRounds(blocks: readonly Block[], db: Db, faults: string[]): Promise<void> {
+async function judgeRounds(
+  blocks: readonly Block[],
+  db: Db,
+  feeAddress: string,
+  faults: string[],
+): Promise<void> {
   const byHash = new Map(blocks.map((block) => [block.hash, block]));
   const rounds = await db.query<{
     round_id: bigint;
@@ -427,15 +443,18 @@ async function judgeRounds(blocks: readonly Block[], db: Db, faults: string[]): 
     if (round.pool !== 'direct') continue;
     for (const { address, credit_sats } of own)
       carries.set(address, (carries.get(address) ?? 0n) + credit_sats);
+    carries.set(feeAddress, (carries.get(feeAddress) ?? 0n) + round.operator_sats);
     for (const { value, scriptPubKey } of coinbase)
       carries.set(
         scriptPubKey.address!,
         (carries.get(scriptPubKey.address!) ?? 0n) - toSats(value),
       );
   }
-  for (const { address, balanceSats } of await listBalances(db, { kind: 'carry', limit: 1_000 })) {
-    const expected = carries.get(address ?? '') ?? 0n;
-    if (address !== null && balanceSats !== expected)
+  const booked = await listBalances(db, { kind: 'carry', limit: 1_000, withEmpty: true });
+  for (const address of new Set([...carries.keys(), ...booked.map((one) => one.address ?? '')])) {
+    const expected = carries.get(address) ?? 0n;
+    const balanceSats = booked.find((one) => one.address === address)?.balanceSats ?? 0n;
+    if (balanceSats !== expected)
       faults.push(`${address} carries ${balanceSats} sat, by the chain ${expected}`);
   }
 }

@@ -7,6 +7,8 @@ import { encodeHexReversed } from '../../core/bitcoin/bytes.ts';
 import {
   type BatchDetail,
   type BatchGeneration,
+  holdPayouts,
+  listSettled,
   markDead,
   markManual,
   markSent,
@@ -26,6 +28,9 @@ export type Whereabouts = 'held' | 'out' | 'settled' | 'unclear';
 const RESEND_MS = 600_000;
 /** Unconfirmed for longer: a person should look at the fee. */
 const STUCK_MS = 24 * 3_600_000;
+
+/** So many settled batches are looked at on each new tip: a week and more of hourly payouts. */
+const SETTLED_WATCHED = 200;
 
 type Seen = { sightings: Sighting[]; known: boolean };
 
@@ -82,6 +87,44 @@ export async function followBatch(walk: Walk, batch: BatchDetail): Promise<Where
     batch.state !== 'broadcast' || newest?.sentAtMs == null || nowMs - newest.sentAtMs >= RESEND_MS;
   if (due) await sendAgain(walk, batch);
   return seen.known ? 'unclear' : 'held';
+}
+
+/**
+ * Settled is deep, and a chain can be exchanged deeper still. Looks whether the last settled payouts are in the chain as it is now; sends
+ * the same bytes again of one that is not, and says so until it is back. One whose coins went elsewhere stops all payouts. False: it
+ * could not be seen, or is not over; look again in the next cycle.
+ */
+export async function followSettled(walk: Walk): Promise<boolean> {
+  let isOver = true;
+  for (const one of await listSettled(walk.db, { limit: SETTLED_WATCHED })) {
+    const answer = await askTransaction(walk, one.txid);
+    if (!answer.ok) {
+      walk.raise(answer.alarm, answer.text);
+      return false;
+    }
+    const confirmations = answer.value?.confirmations ?? 0;
+    if (confirmations > 0) continue;
+    isOver = false;
+    const where = `batch ${one.batchId}, settled before, is no longer in the chain`;
+    walk.raise('unsettled', `${where}; its transaction is sent again`);
+    const waiting = await askInMempool(walk, one.txid);
+    if (!waiting.ok || waiting.value || (await readControl(walk.db)).halted) continue;
+    const verdict = await sendTransaction(walk, one.raw);
+    if (verdict.kind === 'taken') {
+      walk.log.warn('A settled payout had left the chain and was sent again.', {
+        batch: one.batchId,
+        txid: encodeHexReversed(one.txid),
+      });
+    } else if (confirmations < 0 && verdict.kind === 'conflict') {
+      const reason = `${where}, and its coins are spent otherwise: ${verdict.detail}`;
+      if (await holdPayouts(walk.db, { actor: 'payer', reason, atMs: walk.clock.nowMs() }))
+        walk.log.error('Payouts are stopped: a settled payout cannot be sent again.', {
+          batch: one.batchId,
+          reason,
+        });
+    }
+  }
+  return isOver;
 }
 
 /** Asks wallet and node for every generation that was marked. Null when they cannot answer, or answered of two different tips. */

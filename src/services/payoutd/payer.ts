@@ -35,7 +35,7 @@ import {
   chooseFeeRate,
   signGeneration,
 } from './build.ts';
-import { followBatch } from './follow.ts';
+import { followBatch, followSettled } from './follow.ts';
 import { askChain, askLocked, askWalletInfo, loadWallet, lockCoins } from './wallet.ts';
 
 export type PayerTools = {
@@ -78,6 +78,7 @@ export type AlarmCode =
   | 'manual'
   | 'awaiting-signature'
   | 'stuck'
+  | 'unsettled'
   | 'quarantine';
 
 export type PayerStatus = {
@@ -128,6 +129,9 @@ export function createPayer(tools: PayerTools, options: PayerOptions): Payer {
   const { clock, log, db, meter } = tools;
   const { network, policy } = options;
   let alarms = new Map<AlarmCode, PayerAlarm>();
+  let tipDisplay = '';
+  /** The tip on which all settled payouts were found in the chain. */
+  let settledTipDisplay = '';
   const shown: Omit<PayerStatus, 'alarms'> = {
     state: 'starting',
     haltReason: '',
@@ -176,6 +180,8 @@ export function createPayer(tools: PayerTools, options: PayerOptions): Payer {
       if (ready === 'blind') return;
       const clean = await scanSpends(walk, control);
       const facts = await followAll(walk);
+      if (tipDisplay !== settledTipDisplay && (await followSettled(walk)))
+        settledTipDisplay = tipDisplay;
       const spareSats = await checkAssets(walk, facts);
       if (spareSats === null || !clean || ready === 'watching') return;
       headroomSats = spareSats;
@@ -229,6 +235,7 @@ export function createPayer(tools: PayerTools, options: PayerOptions): Payer {
       walk.raise('node-syncing', `block ${chain.value.blocks} of ${chain.value.headers}`);
       return 'blind';
     }
+    tipDisplay = chain.value.bestHashDisplay;
     let info = await askWalletInfo(walk);
     if (!info.ok && info.alarm === 'wallet-missing') {
       const loaded = await loadWallet(walk, policy.wallet);

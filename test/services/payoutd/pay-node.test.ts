@@ -244,3 +244,36 @@ test('a spend of the wallet by somebody else stops everything', async () => {
 function scriptAddress(seed: string): string {
   return encodeAddress(scriptOf(seed), 'regtest') as string;
 }
+
+test('a chain exchanged below a settled payout: said, sent again, and said no more when it is back', async () => {
+  const db = await server.freshDatabase();
+  await fundedWallet('deep', 4);
+  await owe(db, 10_000_000n, 'deep');
+  const payer = payerOf(db, 'deep');
+  await payer.cycle();
+  const [block] = (await node.call('generatetoaddress', [8, strangers])) as string[];
+  await payer.cycle();
+  await payer.cycle();
+  assert.equal(await stateOf(db), 'settled');
+  const txid = (await readBatch(db, 1n))?.generations[0]?.txid as Uint8Array;
+  const confirmations = async () => {
+    const known = await node.call('gettransaction', [encodeHexReversed(txid), true], 'deep');
+    return (known as { confirmations: number }).confirmations;
+  };
+  assert.equal(await confirmations(), 8);
+  // Deeper than a node puts transactions back by itself: its mempool is emptied on the way.
+  await node.call('invalidateblock', [block]);
+  for (let at = 0; at < 9; at += 1)
+    await node.call('generateblock', [scriptAddress(`without ${at}`), []]);
+  assert.equal(await confirmations(), 0);
+  await payer.cycle();
+  assert.deepEqual(
+    payer.status().alarms.map(({ code }) => code),
+    ['unsettled'],
+  );
+  await node.call('generatetoaddress', [1, strangers]);
+  assert.ok((await confirmations()) > 0, 'the same bytes are in the chain again');
+  await payer.cycle();
+  assert.deepEqual(payer.status().alarms, []);
+  assert.equal((await readControl(db)).halted, false);
+});
