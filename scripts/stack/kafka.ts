@@ -4,6 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import {
   existsSync,
   globSync,
@@ -15,6 +16,7 @@ import {
 } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { Admin } from '@platformatic/kafka';
 import {
   endProcess,
   findFreePort,
@@ -105,6 +107,9 @@ export async function startKafka(options: KafkaOptions): Promise<KafkaServer> {
     'transaction.state.log.min.isr': '1',
     'auto.create.topics.enable': 'false',
     'group.initial.rebalance.delay.ms': '0',
+    // A node that died is itself again after this, not after 9 s.
+    'broker.session.timeout.ms': '2000',
+    'broker.heartbeat.interval.ms': '300',
     ...options.settings,
   };
   writeFileSync(
@@ -125,18 +130,42 @@ export async function startKafka(options: KafkaOptions): Promise<KafkaServer> {
     );
   }
   let pid = 0;
+  let exited: Promise<unknown> = Promise.resolve();
 
   async function start(): Promise<void> {
     const child = startServer(run('kafka.Kafka', file));
     pid = child.pid ?? 0;
-    await waitFor('Kafka', child, logFile, () => isListening(port));
+    exited = once(child, 'exit');
+    await waitFor('Kafka', child, logFile, () => answersAt(port));
   }
 
   await start();
   return {
     brokers: `127.0.0.1:${port}`,
     pid: () => pid,
-    kill: (signal) => endProcess(pid, signal),
+    async kill(signal) {
+      await endProcess(pid, signal);
+      await exited;
+    },
     restart: start,
   };
+}
+
+/** It listens long before it is ready: it must know itself as a broker that is not fenced off. */
+async function answersAt(port: number): Promise<boolean> {
+  if (!(await isListening(port))) return false;
+  const admin = new Admin({
+    clientId: 'stack',
+    bootstrapBrokers: [`127.0.0.1:${port}`],
+    retries: 0,
+    requestTimeout: 3_000,
+  });
+  try {
+    const { brokers } = await admin.metadata({ topics: [] });
+    return brokers.size > 0;
+  } catch {
+    return false;
+  } finally {
+    await admin.close();
+  }
 }

@@ -38,7 +38,7 @@ export type GroupOptions = {
 };
 
 const PAUSE_MIN_MS = 100;
-const PAUSE_MAX_MS = 5_000;
+const PAUSE_MAX_MS = 2_000;
 
 /** Joins and stays joined, for ever. */
 export function joinKafkaGroup(tools: GroupTools, options: GroupOptions): KafkaGroup {

@@ -93,7 +93,8 @@ const COMMIT_PAUSE_MS = 100;
 /** A partition that is not fetched tells nothing of its end: it is asked for. */
 const END_PAUSE_MS = 2_000;
 const PAUSE_MIN_MS = 100;
-const PAUSE_MAX_MS = 5_000;
+const PAUSE_MAX_MS = 2_000;
+const HANDLER_PAUSE_MAX_MS = 5_000;
 const READ_UNCOMMITTED = 0;
 const CONTROL_BATCH = 0x20;
 const NO_EPOCH = -1;
@@ -485,7 +486,10 @@ export function startKafkaReader(
 
   function retryLater(tenure: Tenure, error: unknown): void {
     if (tenure.isOver || isStopped) return;
-    const afterMs = Math.min(PAUSE_MIN_MS * 2 ** Math.min(tenure.attempts, 10), PAUSE_MAX_MS);
+    const afterMs = Math.min(
+      PAUSE_MIN_MS * 2 ** Math.min(tenure.attempts, 10),
+      HANDLER_PAUSE_MAX_MS,
+    );
     tenure.attempts += 1;
     if (tenure.attempts === 1 || tenure.attempts % 60 === 0) {
       log.warn('records were not handled; they are handed over again', {

@@ -61,7 +61,7 @@ const METADATA_MAX_AGE_MS = 30_000;
 const RETRY_MIN_MS = 50;
 const RETRY_MAX_MS = 1_000;
 const PAUSE_MIN_MS = 200;
-const PAUSE_MAX_MS = 5_000;
+const PAUSE_MAX_MS = 2_000;
 
 /** A bus over these brokers. Opens no connection before it returns, and none of its calls needs a broker to be there. */
 export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
