@@ -4,7 +4,7 @@
 
 export type Topic = {
   /** What the key of a record is: records of one key stay in order. */
-  key: 'constant' | 'session' | 'hash' | 'place';
+  key: 'constant' | 'session' | 'hash' | 'place' | 'instance';
   /** A late subscriber first gets the last record. On Kafka: a compacted topic. */
   retained: boolean;
   /** Records over this are refused by the publisher. */
@@ -44,6 +44,8 @@ export const TOPICS = {
   'block.candidates': { ...blocks, bytesMax: BLOCK_BYTES_MAX },
   'block.solved': { ...blocks, bytesMax: BLOCK_BYTES_MAX },
   'block.outcome': { ...blocks, bytesMax: 64 * KIB },
+  /** How each process of the stack is, said every two seconds. */
+  'service.status': { ...latest, key: 'instance', bytesMax: 2 * MIB },
   /** What nobody could read, byte for byte; the key says `topic/partition/offset`. */
   'dead.letters': { ...blocks, key: 'place', bytesMax: BLOCK_BYTES_MAX },
 } as const satisfies Record<string, Topic>;

@@ -15,6 +15,7 @@ import {
   decodeSolvedBlock,
   decodeTemplateBody,
 } from '../../messages/codec.ts';
+import { decodeServiceReport } from '../../messages/service.ts';
 import { type TopicName, topicOf } from '../../messages/topics.ts';
 import type { Bus, BusRecord, Log, ReceivedRecord } from '../../ports.ts';
 
@@ -147,6 +148,7 @@ const DECODERS: Record<TopicName, (bytes: Uint8Array) => { ok: boolean; reason?:
   'block.candidates': decodeBlockCandidate,
   'block.solved': decodeSolvedBlock,
   'block.outcome': decodeBlockOutcome,
+  'service.status': decodeServiceReport,
   'dead.letters': () => ({ ok: true }),
 };
 

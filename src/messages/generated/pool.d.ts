@@ -90,6 +90,9 @@ export namespace headframe {
             /** Share coinbaseBytes. */
             coinbaseBytes: number;
 
+            /** Share unaudited. */
+            unaudited: boolean;
+
             /**
              * Creates a new Share instance using the specified properties.
              * @param [properties] Properties to set
@@ -185,12 +188,92 @@ export namespace headframe {
                 /** Share coinbaseBytes */
                 coinbaseBytes?: (number|null);
 
+                /** Share unaudited */
+                unaudited?: (boolean|null);
+
                 /** Unknown fields preserved while decoding when enabled */
                 $unknowns?: Uint8Array[];
             }
 
             /** Shape of a Share. */
             type $Shape = headframe.v1.Share.$Properties;
+        }
+
+        /**
+         * Properties of a ShareMark.
+         * @deprecated Use headframe.v1.ShareMark.$Properties instead.
+         */
+        interface IShareMark extends headframe.v1.ShareMark.$Properties {
+        }
+
+        /** Represents a ShareMark. */
+        class ShareMark {
+
+            /**
+             * Constructs a new ShareMark.
+             * @param [properties] Properties to set
+             */
+            constructor(properties?: headframe.v1.ShareMark.$Properties);
+
+            /** Unknown fields preserved while decoding when enabled */
+            $unknowns?: Uint8Array[];
+
+            /** ShareMark gateway. */
+            gateway: string;
+
+            /** ShareMark throughMs. */
+            throughMs: (number|Long);
+
+            /** ShareMark sequence. */
+            sequence: (number|Long);
+
+            /**
+             * Creates a new ShareMark instance using the specified properties.
+             * @param [properties] Properties to set
+             * @returns ShareMark instance
+             */
+            static create(properties: headframe.v1.ShareMark.$Shape): headframe.v1.ShareMark & headframe.v1.ShareMark.$Shape;
+            static create(properties?: headframe.v1.ShareMark.$Properties): headframe.v1.ShareMark;
+
+            /**
+             * Encodes the specified ShareMark message. Does not implicitly {@link headframe.v1.ShareMark.verify|verify} messages.
+             * @param message ShareMark message or plain object to encode
+             * @param [writer] Writer to encode to
+             * @returns Writer
+             */
+            static encode(message: headframe.v1.ShareMark.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+            /**
+             * Decodes a ShareMark message from the specified reader or buffer.
+             * @param reader Reader or buffer to decode from
+             * @param [length] Message length if known beforehand
+             * @returns {headframe.v1.ShareMark & headframe.v1.ShareMark.$Shape} ShareMark
+             * @throws {Error} If the payload is not a reader or valid buffer
+             * @throws {$protobuf.util.ProtocolError} If required fields are missing
+             */
+            static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.ShareMark & headframe.v1.ShareMark.$Shape;
+        }
+
+        namespace ShareMark {
+
+            /** Properties of a ShareMark. */
+            interface $Properties {
+
+                /** ShareMark gateway */
+                gateway?: (string|null);
+
+                /** ShareMark throughMs */
+                throughMs?: (number|Long|null);
+
+                /** ShareMark sequence */
+                sequence?: (number|Long|null);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+            }
+
+            /** Shape of a ShareMark. */
+            type $Shape = headframe.v1.ShareMark.$Properties;
         }
 
         /**
@@ -352,6 +435,15 @@ export namespace headframe {
             /** Job createdAtMs. */
             createdAtMs: (number|Long);
 
+            /** Job source. */
+            source: string;
+
+            /** Job tipWork. */
+            tipWork: Uint8Array;
+
+            /** Job again. */
+            again: boolean;
+
             /**
              * Creates a new Job instance using the specified properties.
              * @param [properties] Properties to set
@@ -434,6 +526,15 @@ export namespace headframe {
 
                 /** Job createdAtMs */
                 createdAtMs?: (number|Long|null);
+
+                /** Job source */
+                source?: (string|null);
+
+                /** Job tipWork */
+                tipWork?: (Uint8Array|null);
+
+                /** Job again */
+                again?: (boolean|null);
 
                 /** Unknown fields preserved while decoding when enabled */
                 $unknowns?: Uint8Array[];
@@ -1116,6 +1217,594 @@ export namespace headframe {
 
             /** BLOCK_STATE_REFUSED value */
             BLOCK_STATE_REFUSED = 7
+        }
+
+        /**
+         * Properties of a ServiceStatus.
+         * @deprecated Use headframe.v1.ServiceStatus.$Properties instead.
+         */
+        interface IServiceStatus extends headframe.v1.ServiceStatus.$Properties {
+        }
+
+        /** Represents a ServiceStatus. */
+        class ServiceStatus {
+
+            /**
+             * Constructs a new ServiceStatus.
+             * @param [properties] Properties to set
+             */
+            constructor(properties?: headframe.v1.ServiceStatus.$Properties);
+
+            /** Unknown fields preserved while decoding when enabled */
+            $unknowns?: Uint8Array[];
+
+            /** ServiceStatus service. */
+            service: string;
+
+            /** ServiceStatus instance. */
+            instance: string;
+
+            /** ServiceStatus version. */
+            version: string;
+
+            /** ServiceStatus startedAtMs. */
+            startedAtMs: (number|Long);
+
+            /** ServiceStatus atMs. */
+            atMs: (number|Long);
+
+            /** ServiceStatus ended. */
+            ended: boolean;
+
+            /** ServiceStatus reasons. */
+            reasons: string[];
+
+            /** ServiceStatus figures. */
+            figures: headframe.v1.ServiceStatus.Figure.$Properties[];
+
+            /** ServiceStatus words. */
+            words: headframe.v1.ServiceStatus.Word.$Properties[];
+
+            /** ServiceStatus alarms. */
+            alarms: string[];
+
+            /** ServiceStatus nodes. */
+            nodes: headframe.v1.ServiceStatus.NodeStatus.$Properties[];
+
+            /** ServiceStatus ports. */
+            ports: headframe.v1.ServiceStatus.StratumPort.$Properties[];
+
+            /** ServiceStatus workers. */
+            workers: headframe.v1.ServiceStatus.WorkerStatus.$Properties[];
+
+            /**
+             * Creates a new ServiceStatus instance using the specified properties.
+             * @param [properties] Properties to set
+             * @returns ServiceStatus instance
+             */
+            static create(properties: headframe.v1.ServiceStatus.$Shape): headframe.v1.ServiceStatus & headframe.v1.ServiceStatus.$Shape;
+            static create(properties?: headframe.v1.ServiceStatus.$Properties): headframe.v1.ServiceStatus;
+
+            /**
+             * Encodes the specified ServiceStatus message. Does not implicitly {@link headframe.v1.ServiceStatus.verify|verify} messages.
+             * @param message ServiceStatus message or plain object to encode
+             * @param [writer] Writer to encode to
+             * @returns Writer
+             */
+            static encode(message: headframe.v1.ServiceStatus.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+            /**
+             * Decodes a ServiceStatus message from the specified reader or buffer.
+             * @param reader Reader or buffer to decode from
+             * @param [length] Message length if known beforehand
+             * @returns {headframe.v1.ServiceStatus & headframe.v1.ServiceStatus.$Shape} ServiceStatus
+             * @throws {Error} If the payload is not a reader or valid buffer
+             * @throws {$protobuf.util.ProtocolError} If required fields are missing
+             */
+            static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.ServiceStatus & headframe.v1.ServiceStatus.$Shape;
+        }
+
+        namespace ServiceStatus {
+
+            /** Properties of a ServiceStatus. */
+            interface $Properties {
+
+                /** ServiceStatus service */
+                service?: (string|null);
+
+                /** ServiceStatus instance */
+                instance?: (string|null);
+
+                /** ServiceStatus version */
+                version?: (string|null);
+
+                /** ServiceStatus startedAtMs */
+                startedAtMs?: (number|Long|null);
+
+                /** ServiceStatus atMs */
+                atMs?: (number|Long|null);
+
+                /** ServiceStatus ended */
+                ended?: (boolean|null);
+
+                /** ServiceStatus reasons */
+                reasons?: (string[]|null);
+
+                /** ServiceStatus figures */
+                figures?: (headframe.v1.ServiceStatus.Figure.$Properties[]|null);
+
+                /** ServiceStatus words */
+                words?: (headframe.v1.ServiceStatus.Word.$Properties[]|null);
+
+                /** ServiceStatus alarms */
+                alarms?: (string[]|null);
+
+                /** ServiceStatus nodes */
+                nodes?: (headframe.v1.ServiceStatus.NodeStatus.$Properties[]|null);
+
+                /** ServiceStatus ports */
+                ports?: (headframe.v1.ServiceStatus.StratumPort.$Properties[]|null);
+
+                /** ServiceStatus workers */
+                workers?: (headframe.v1.ServiceStatus.WorkerStatus.$Properties[]|null);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+            }
+
+            /** Shape of a ServiceStatus. */
+            type $Shape = headframe.v1.ServiceStatus.$Properties;
+
+            /**
+             * Properties of a Figure.
+             * @deprecated Use headframe.v1.ServiceStatus.Figure.$Properties instead.
+             */
+            interface IFigure extends headframe.v1.ServiceStatus.Figure.$Properties {
+            }
+
+            /** Represents a Figure. */
+            class Figure {
+
+                /**
+                 * Constructs a new Figure.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: headframe.v1.ServiceStatus.Figure.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** Figure name. */
+                name: string;
+
+                /** Figure value. */
+                value: number;
+
+                /**
+                 * Creates a new Figure instance using the specified properties.
+                 * @param [properties] Properties to set
+                 * @returns Figure instance
+                 */
+                static create(properties: headframe.v1.ServiceStatus.Figure.$Shape): headframe.v1.ServiceStatus.Figure & headframe.v1.ServiceStatus.Figure.$Shape;
+                static create(properties?: headframe.v1.ServiceStatus.Figure.$Properties): headframe.v1.ServiceStatus.Figure;
+
+                /**
+                 * Encodes the specified Figure message. Does not implicitly {@link headframe.v1.ServiceStatus.Figure.verify|verify} messages.
+                 * @param message Figure message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: headframe.v1.ServiceStatus.Figure.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a Figure message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {headframe.v1.ServiceStatus.Figure & headframe.v1.ServiceStatus.Figure.$Shape} Figure
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.ServiceStatus.Figure & headframe.v1.ServiceStatus.Figure.$Shape;
+            }
+
+            namespace Figure {
+
+                /** Properties of a Figure. */
+                interface $Properties {
+
+                    /** Figure name */
+                    name?: (string|null);
+
+                    /** Figure value */
+                    value?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a Figure. */
+                type $Shape = headframe.v1.ServiceStatus.Figure.$Properties;
+            }
+
+            /**
+             * Properties of a Word.
+             * @deprecated Use headframe.v1.ServiceStatus.Word.$Properties instead.
+             */
+            interface IWord extends headframe.v1.ServiceStatus.Word.$Properties {
+            }
+
+            /** Represents a Word. */
+            class Word {
+
+                /**
+                 * Constructs a new Word.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: headframe.v1.ServiceStatus.Word.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** Word name. */
+                name: string;
+
+                /** Word value. */
+                value: string;
+
+                /**
+                 * Creates a new Word instance using the specified properties.
+                 * @param [properties] Properties to set
+                 * @returns Word instance
+                 */
+                static create(properties: headframe.v1.ServiceStatus.Word.$Shape): headframe.v1.ServiceStatus.Word & headframe.v1.ServiceStatus.Word.$Shape;
+                static create(properties?: headframe.v1.ServiceStatus.Word.$Properties): headframe.v1.ServiceStatus.Word;
+
+                /**
+                 * Encodes the specified Word message. Does not implicitly {@link headframe.v1.ServiceStatus.Word.verify|verify} messages.
+                 * @param message Word message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: headframe.v1.ServiceStatus.Word.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a Word message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {headframe.v1.ServiceStatus.Word & headframe.v1.ServiceStatus.Word.$Shape} Word
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.ServiceStatus.Word & headframe.v1.ServiceStatus.Word.$Shape;
+            }
+
+            namespace Word {
+
+                /** Properties of a Word. */
+                interface $Properties {
+
+                    /** Word name */
+                    name?: (string|null);
+
+                    /** Word value */
+                    value?: (string|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a Word. */
+                type $Shape = headframe.v1.ServiceStatus.Word.$Properties;
+            }
+
+            /**
+             * Properties of a NodeStatus.
+             * @deprecated Use headframe.v1.ServiceStatus.NodeStatus.$Properties instead.
+             */
+            interface INodeStatus extends headframe.v1.ServiceStatus.NodeStatus.$Properties {
+            }
+
+            /** Represents a NodeStatus. */
+            class NodeStatus {
+
+                /**
+                 * Constructs a new NodeStatus.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: headframe.v1.ServiceStatus.NodeStatus.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** NodeStatus name. */
+                name: string;
+
+                /** NodeStatus health. */
+                health: string;
+
+                /** NodeStatus detail. */
+                detail: string;
+
+                /** NodeStatus blocks. */
+                blocks: number;
+
+                /**
+                 * Creates a new NodeStatus instance using the specified properties.
+                 * @param [properties] Properties to set
+                 * @returns NodeStatus instance
+                 */
+                static create(properties: headframe.v1.ServiceStatus.NodeStatus.$Shape): headframe.v1.ServiceStatus.NodeStatus & headframe.v1.ServiceStatus.NodeStatus.$Shape;
+                static create(properties?: headframe.v1.ServiceStatus.NodeStatus.$Properties): headframe.v1.ServiceStatus.NodeStatus;
+
+                /**
+                 * Encodes the specified NodeStatus message. Does not implicitly {@link headframe.v1.ServiceStatus.NodeStatus.verify|verify} messages.
+                 * @param message NodeStatus message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: headframe.v1.ServiceStatus.NodeStatus.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a NodeStatus message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {headframe.v1.ServiceStatus.NodeStatus & headframe.v1.ServiceStatus.NodeStatus.$Shape} NodeStatus
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.ServiceStatus.NodeStatus & headframe.v1.ServiceStatus.NodeStatus.$Shape;
+            }
+
+            namespace NodeStatus {
+
+                /** Properties of a NodeStatus. */
+                interface $Properties {
+
+                    /** NodeStatus name */
+                    name?: (string|null);
+
+                    /** NodeStatus health */
+                    health?: (string|null);
+
+                    /** NodeStatus detail */
+                    detail?: (string|null);
+
+                    /** NodeStatus blocks */
+                    blocks?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a NodeStatus. */
+                type $Shape = headframe.v1.ServiceStatus.NodeStatus.$Properties;
+            }
+
+            /**
+             * Properties of a StratumPort.
+             * @deprecated Use headframe.v1.ServiceStatus.StratumPort.$Properties instead.
+             */
+            interface IStratumPort extends headframe.v1.ServiceStatus.StratumPort.$Properties {
+            }
+
+            /** Represents a StratumPort. */
+            class StratumPort {
+
+                /**
+                 * Constructs a new StratumPort.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: headframe.v1.ServiceStatus.StratumPort.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** StratumPort port. */
+                port: number;
+
+                /** StratumPort tls. */
+                tls: string;
+
+                /** StratumPort startDifficulty. */
+                startDifficulty: number;
+
+                /**
+                 * Creates a new StratumPort instance using the specified properties.
+                 * @param [properties] Properties to set
+                 * @returns StratumPort instance
+                 */
+                static create(properties: headframe.v1.ServiceStatus.StratumPort.$Shape): headframe.v1.ServiceStatus.StratumPort & headframe.v1.ServiceStatus.StratumPort.$Shape;
+                static create(properties?: headframe.v1.ServiceStatus.StratumPort.$Properties): headframe.v1.ServiceStatus.StratumPort;
+
+                /**
+                 * Encodes the specified StratumPort message. Does not implicitly {@link headframe.v1.ServiceStatus.StratumPort.verify|verify} messages.
+                 * @param message StratumPort message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: headframe.v1.ServiceStatus.StratumPort.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a StratumPort message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {headframe.v1.ServiceStatus.StratumPort & headframe.v1.ServiceStatus.StratumPort.$Shape} StratumPort
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.ServiceStatus.StratumPort & headframe.v1.ServiceStatus.StratumPort.$Shape;
+            }
+
+            namespace StratumPort {
+
+                /** Properties of a StratumPort. */
+                interface $Properties {
+
+                    /** StratumPort port */
+                    port?: (number|null);
+
+                    /** StratumPort tls */
+                    tls?: (string|null);
+
+                    /** StratumPort startDifficulty */
+                    startDifficulty?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a StratumPort. */
+                type $Shape = headframe.v1.ServiceStatus.StratumPort.$Properties;
+            }
+
+            /**
+             * Properties of a WorkerStatus.
+             * @deprecated Use headframe.v1.ServiceStatus.WorkerStatus.$Properties instead.
+             */
+            interface IWorkerStatus extends headframe.v1.ServiceStatus.WorkerStatus.$Properties {
+            }
+
+            /** Represents a WorkerStatus. */
+            class WorkerStatus {
+
+                /**
+                 * Constructs a new WorkerStatus.
+                 * @param [properties] Properties to set
+                 */
+                constructor(properties?: headframe.v1.ServiceStatus.WorkerStatus.$Properties);
+
+                /** Unknown fields preserved while decoding when enabled */
+                $unknowns?: Uint8Array[];
+
+                /** WorkerStatus pool. */
+                pool: string;
+
+                /** WorkerStatus account. */
+                account: string;
+
+                /** WorkerStatus worker. */
+                worker: string;
+
+                /** WorkerStatus agent. */
+                agent: string;
+
+                /** WorkerStatus sessions. */
+                sessions: number;
+
+                /** WorkerStatus accepted. */
+                accepted: (number|Long);
+
+                /** WorkerStatus workAccepted. */
+                workAccepted: number;
+
+                /** WorkerStatus rejected. */
+                rejected: headframe.v1.ServiceStatus.Figure.$Properties[];
+
+                /** WorkerStatus bestDifficulty. */
+                bestDifficulty: number;
+
+                /** WorkerStatus blocks. */
+                blocks: number;
+
+                /** WorkerStatus lastShareAtMs. */
+                lastShareAtMs: (number|Long);
+
+                /** WorkerStatus difficulty. */
+                difficulty: number;
+
+                /** WorkerStatus fiveMinutesHps. */
+                fiveMinutesHps: number;
+
+                /** WorkerStatus hourHps. */
+                hourHps: number;
+
+                /** WorkerStatus dayHps. */
+                dayHps: number;
+
+                /**
+                 * Creates a new WorkerStatus instance using the specified properties.
+                 * @param [properties] Properties to set
+                 * @returns WorkerStatus instance
+                 */
+                static create(properties: headframe.v1.ServiceStatus.WorkerStatus.$Shape): headframe.v1.ServiceStatus.WorkerStatus & headframe.v1.ServiceStatus.WorkerStatus.$Shape;
+                static create(properties?: headframe.v1.ServiceStatus.WorkerStatus.$Properties): headframe.v1.ServiceStatus.WorkerStatus;
+
+                /**
+                 * Encodes the specified WorkerStatus message. Does not implicitly {@link headframe.v1.ServiceStatus.WorkerStatus.verify|verify} messages.
+                 * @param message WorkerStatus message or plain object to encode
+                 * @param [writer] Writer to encode to
+                 * @returns Writer
+                 */
+                static encode(message: headframe.v1.ServiceStatus.WorkerStatus.$Properties, writer?: $protobuf.Writer): $protobuf.Writer;
+
+                /**
+                 * Decodes a WorkerStatus message from the specified reader or buffer.
+                 * @param reader Reader or buffer to decode from
+                 * @param [length] Message length if known beforehand
+                 * @returns {headframe.v1.ServiceStatus.WorkerStatus & headframe.v1.ServiceStatus.WorkerStatus.$Shape} WorkerStatus
+                 * @throws {Error} If the payload is not a reader or valid buffer
+                 * @throws {$protobuf.util.ProtocolError} If required fields are missing
+                 */
+                static decode(reader: ($protobuf.Reader|Uint8Array), length?: number): headframe.v1.ServiceStatus.WorkerStatus & headframe.v1.ServiceStatus.WorkerStatus.$Shape;
+            }
+
+            namespace WorkerStatus {
+
+                /** Properties of a WorkerStatus. */
+                interface $Properties {
+
+                    /** WorkerStatus pool */
+                    pool?: (string|null);
+
+                    /** WorkerStatus account */
+                    account?: (string|null);
+
+                    /** WorkerStatus worker */
+                    worker?: (string|null);
+
+                    /** WorkerStatus agent */
+                    agent?: (string|null);
+
+                    /** WorkerStatus sessions */
+                    sessions?: (number|null);
+
+                    /** WorkerStatus accepted */
+                    accepted?: (number|Long|null);
+
+                    /** WorkerStatus workAccepted */
+                    workAccepted?: (number|null);
+
+                    /** WorkerStatus rejected */
+                    rejected?: (headframe.v1.ServiceStatus.Figure.$Properties[]|null);
+
+                    /** WorkerStatus bestDifficulty */
+                    bestDifficulty?: (number|null);
+
+                    /** WorkerStatus blocks */
+                    blocks?: (number|null);
+
+                    /** WorkerStatus lastShareAtMs */
+                    lastShareAtMs?: (number|Long|null);
+
+                    /** WorkerStatus difficulty */
+                    difficulty?: (number|null);
+
+                    /** WorkerStatus fiveMinutesHps */
+                    fiveMinutesHps?: (number|null);
+
+                    /** WorkerStatus hourHps */
+                    hourHps?: (number|null);
+
+                    /** WorkerStatus dayHps */
+                    dayHps?: (number|null);
+
+                    /** Unknown fields preserved while decoding when enabled */
+                    $unknowns?: Uint8Array[];
+                }
+
+                /** Shape of a WorkerStatus. */
+                type $Shape = headframe.v1.ServiceStatus.WorkerStatus.$Properties;
+            }
         }
     }
 }
