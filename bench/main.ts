@@ -17,6 +17,7 @@ import { fileURLToPath } from 'node:url';
 import { ackBench } from './ack.ts';
 import { blockBench } from './block.ts';
 import { databaseBench } from './database.ts';
+import { ledgerBench } from './ledger.ts';
 import { memoryBench } from './memory.ts';
 import { notifyBench } from './notify.ts';
 import { shareBench } from './share.ts';
@@ -28,6 +29,7 @@ import {
   formatTable,
   targetMet,
 } from './tools/figures.ts';
+import { windowBench } from './window.ts';
 
 const BENCHES: readonly Bench[] = [
   shareBench,
@@ -35,6 +37,8 @@ const BENCHES: readonly Bench[] = [
   memoryBench,
   ackBench,
   databaseBench,
+  windowBench,
+  ledgerBench,
   blockBench,
 ];
 const BASELINE_FILE = fileURLToPath(new URL('baseline.json', import.meta.url));
