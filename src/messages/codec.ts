@@ -7,6 +7,7 @@
  */
 import $protobuf from 'protobufjs/minimal.js';
 import { type CoinbasePlan, PLAN_ENTRIES_MAX, type PlanEntry } from '../core/ledger/plan.ts';
+import type { JobOrigin } from '../core/work/follow.ts';
 import type { Job } from '../core/work/job.ts';
 import type {
   BlockCandidate,
@@ -16,7 +17,7 @@ import type {
   TemplateBody,
 } from './block.ts';
 import { headframe } from './generated/pool.js';
-import type { RejectedShare, ShareRecord } from './share.ts';
+import type { CheckedShare, RejectedShare, ShareMark, ShareRecord } from './share.ts';
 
 /** What every decoder answers. `reason` is for the log and the dead-letter table, not for miners. */
 export type Decoded<T> = { ok: true; value: T } | { ok: false; reason: string };
@@ -39,6 +40,9 @@ const SCRIPT_BYTES_MAX = 64;
 const DECIMAL = /^(?:0|[1-9][0-9]{0,59})$/;
 /** Records of a time with only one pool name none. */
 const DEFAULT_POOL = 'main';
+/** Of a process that has everything in it. */
+const NO_ORIGIN: JobOrigin = { source: '', tipWork: null, isAgain: false };
+const NO_BYTES = new Uint8Array(0);
 /** Four times all the coins there will ever be, and every one a number is exact for. */
 const EXACT_MAX = BigInt(Number.MAX_SAFE_INTEGER);
 
@@ -141,6 +145,48 @@ export function decodeShare(bytes: Uint8Array): Decoded<ShareRecord> {
   return guarded(bytes, (reader) => shareFrom(v1.Share.decode(reader) as headframe.v1.Share));
 }
 
+/** Field 22 behind the others: `unaudited`. */
+const UNAUDITED = Buffer.from([0xb0, 0x01, 0x01]);
+
+/** Encodes a share that passed the audit; an audited one has the bytes of `encodeShare`. */
+export function encodeCheckedShare({ share, audited }: CheckedShare): Uint8Array {
+  const bytes = encodeShare(share);
+  return audited ? bytes : Buffer.concat([bytes, UNAUDITED]);
+}
+
+/** Decodes a share that passed the audit; refuses what `decodeShare` refuses. */
+export function decodeCheckedShare(bytes: Uint8Array): Decoded<CheckedShare> {
+  return guarded(bytes, (reader) => {
+    const message = v1.Share.decode(reader) as headframe.v1.Share;
+    const decoded = shareFrom(message);
+    if (!decoded.ok) return decoded;
+    return { ok: true, value: { share: decoded.value, audited: !message.unaudited } };
+  });
+}
+
+/** Encodes how far a gateway's shares have gone out. */
+export function encodeShareMark(mark: ShareMark): Uint8Array {
+  return v1.ShareMark.encode(
+    v1.ShareMark.create({ ...mark, gateway: mark.gateway.toWellFormed() }),
+  ).finish();
+}
+
+/** Decodes how far a gateway's shares have gone out. */
+export function decodeShareMark(bytes: Uint8Array): Decoded<ShareMark> {
+  return guarded(bytes, (reader) => {
+    const message = v1.ShareMark.decode(reader);
+    if (message.gateway === '') return refuse('a mark names no gateway');
+    return {
+      ok: true,
+      value: {
+        gateway: message.gateway,
+        throughMs: toNumber(message.throughMs),
+        sequence: toNumber(message.sequence),
+      },
+    };
+  });
+}
+
 /** Encodes a share that was not credited. */
 export function encodeRejectedShare(rejected: RejectedShare): Uint8Array {
   return v1.RejectedShare.encode(
@@ -174,9 +220,12 @@ export function decodeRejectedShare(bytes: Uint8Array): Decoded<RejectedShare> {
 }
 
 /** Encodes a job; `networkTarget` travels as 32 bytes, most significant first. */
-export function encodeJob(job: Job): Uint8Array {
+export function encodeJob(job: Job, origin: JobOrigin = NO_ORIGIN): Uint8Array {
   return v1.Job.encode(
     v1.Job.create({
+      source: origin.source.toWellFormed(),
+      tipWork: origin.tipWork === null ? NO_BYTES : integerBytes(origin.tipWork),
+      again: origin.isAgain,
       jobId: job.jobId,
       height: job.height,
       version: job.version,
@@ -200,40 +249,58 @@ export function encodeJob(job: Job): Uint8Array {
 
 /** Decodes a job. */
 export function decodeJob(bytes: Uint8Array): Decoded<Job> {
+  return guarded(bytes, (reader) => jobFrom(v1.Job.decode(reader) as headframe.v1.Job));
+}
+
+/** Decodes a job with where it comes from; refuses what `decodeJob` refuses. */
+export function decodeJobNews(bytes: Uint8Array): Decoded<{ job: Job; origin: JobOrigin }> {
   return guarded(bytes, (reader) => {
-    const message = v1.Job.decode(reader);
-    if (message.jobId === '') return refuse('job id is empty');
-    if (message.previousHash.length !== HASH_BYTES) return refuse('previous hash is not 32 bytes');
-    if (message.networkTarget.length !== HASH_BYTES) return refuse('target is not 32 bytes');
-    if (message.branch.length > BRANCH_MAX) return refuse('merkle branch is too long');
-    if (message.branch.some((hash) => hash.length !== HASH_BYTES)) {
-      return refuse('merkle branch holds a hash that is not 32 bytes');
-    }
-    const coinbaseValueSats = toBigint(message.coinbaseValueSats);
-    if (coinbaseValueSats > EXACT_MAX) return refuse('value of the job is out of range');
-    return {
-      ok: true,
-      value: {
-        jobId: message.jobId,
-        height: message.height,
-        version: message.version,
-        previousHash: message.previousHash,
-        bits: message.bits,
-        networkTarget: bytesInteger(message.networkTarget),
-        curtime: message.curtime,
-        mintime: message.mintime,
-        branch: message.branch,
-        coinbaseValueSats,
-        coinbaseAux: message.coinbaseAux,
-        witnessCommitment: message.witnessCommitment ?? null,
-        coinbaseWeightMax: message.coinbaseWeightMax,
-        feesSats: toBigint(message.feesSats),
-        transactionCount: message.transactionCount,
-        clean: message.clean,
-        createdAtMs: toNumber(message.createdAtMs),
-      },
+    const message = v1.Job.decode(reader) as headframe.v1.Job;
+    const decoded = jobFrom(message);
+    if (!decoded.ok) return decoded;
+    const { source, tipWork, again } = message;
+    if (tipWork.length > HASH_BYTES) return refuse('work of the tip is too long');
+    const origin = {
+      source,
+      tipWork: tipWork.length === 0 ? null : bytesInteger(tipWork),
+      isAgain: again,
     };
+    return { ok: true, value: { job: decoded.value, origin } };
   });
+}
+
+function jobFrom(message: headframe.v1.Job): Decoded<Job> {
+  if (message.jobId === '') return refuse('job id is empty');
+  if (message.previousHash.length !== HASH_BYTES) return refuse('previous hash is not 32 bytes');
+  if (message.networkTarget.length !== HASH_BYTES) return refuse('target is not 32 bytes');
+  if (message.branch.length > BRANCH_MAX) return refuse('merkle branch is too long');
+  if (message.branch.some((hash) => hash.length !== HASH_BYTES)) {
+    return refuse('merkle branch holds a hash that is not 32 bytes');
+  }
+  const coinbaseValueSats = toBigint(message.coinbaseValueSats);
+  if (coinbaseValueSats > EXACT_MAX) return refuse('value of the job is out of range');
+  return {
+    ok: true,
+    value: {
+      jobId: message.jobId,
+      height: message.height,
+      version: message.version,
+      previousHash: message.previousHash,
+      bits: message.bits,
+      networkTarget: bytesInteger(message.networkTarget),
+      curtime: message.curtime,
+      mintime: message.mintime,
+      branch: message.branch,
+      coinbaseValueSats,
+      coinbaseAux: message.coinbaseAux,
+      witnessCommitment: message.witnessCommitment ?? null,
+      coinbaseWeightMax: message.coinbaseWeightMax,
+      feesSats: toBigint(message.feesSats),
+      transactionCount: message.transactionCount,
+      clean: message.clean,
+      createdAtMs: toNumber(message.createdAtMs),
+    },
+  };
 }
 
 /** Encodes whom the direct pools pay. */

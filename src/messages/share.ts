@@ -48,3 +48,24 @@ export type RejectedShare = {
   detail: string;
   atMs: number;
 };
+
+/** A share that passed the audit. `audited` false: its job was no longer known, and the gateway's word was taken. */
+export type CheckedShare = { share: ShareRecord; audited: boolean };
+
+/**
+ * Travels among the shares, to every partition: all shares of this gateway that were accepted at or before `throughMs` stand before it
+ * in its partition. `sequence` counts the marks of one life of the gateway.
+ */
+export type ShareMark = { gateway: string; throughMs: number; sequence: number };
+
+const MARK_KEY = 'mark:';
+
+/** The key of a gateway's marks. */
+export function markKey(gateway: string): string {
+  return `${MARK_KEY}${gateway}`;
+}
+
+/** Whether a record on a topic of shares is a mark; sessions have no such ids. */
+export function isMarkKey(key: string): boolean {
+  return key.startsWith(MARK_KEY);
+}
