@@ -9,6 +9,7 @@ import type { LogOptions } from './log.ts';
 import type { DevnetOptions } from './services/devnet/devnet.ts';
 import type { JobmanagerOptions } from './services/jobmanager/jobmanager.ts';
 import type { PayoutdOptions } from './services/payoutd/payoutd.ts';
+import type { ShareLogOptions } from './services/payoutd/sharelog.ts';
 import type { ShareprocOptions } from './services/shareproc/shareproc.ts';
 
 export type ThreadData = { log: LogOptions } & (
@@ -20,7 +21,7 @@ export type ThreadData = { log: LogOptions } & (
       journalDirectory: string;
       /** The journal's committed and shipped position. */
       committed: SharedArrayBuffer;
-      shareproc: ShareprocOptions;
+      shareproc: ShareprocOptions & Pick<ShareLogOptions, 'retentionDays'>;
     }
   | {
       role: 'payout';

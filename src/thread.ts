@@ -26,6 +26,7 @@ import { type Devnet, startDevnet } from './services/devnet/devnet.ts';
 import { startJobmanager } from './services/jobmanager/jobmanager.ts';
 import { startPayoutd } from './services/payoutd/payoutd.ts';
 import { startShareproc } from './services/shareproc/shareproc.ts';
+import { startShareLog } from './services/payoutd/sharelog.ts';
 import { startShipper } from './services/shareproc/shipper.ts';
 import { migrate, SchemaTooNewError } from './store/migrate.ts';
 import type { ThreadHears, ThreadSays } from './threads.ts';
@@ -141,7 +142,12 @@ async function startRole(
           : error;
       }
       const hash = loadAccelerator()?.hash ?? foldInTypescript;
-      const shareproc = await startShareproc({ bus, db, log, clock, hash }, data.shareproc);
+      const { retentionDays, ...audit } = data.shareproc;
+      const shareLog = await startShareLog(
+        { bus, db, log, clock, meter },
+        retentionDays === undefined ? {} : { retentionDays },
+      );
+      const shareproc = await startShareproc({ bus, log, clock, hash }, audit);
       await joinMain();
       const source = await openJournalReader({
         disk: createDisk(),
@@ -151,13 +157,18 @@ async function startRole(
       });
       const shipper = startShipper({ source, bus, log });
       return {
-        status: () => ({ shipper: shipper.status(), shareproc: shareproc.status() }),
+        status: () => ({
+          shipper: shipper.status(),
+          shareproc: shareproc.status(),
+          shareLog: shareLog.status(),
+        }),
         stop: async () => {
           await shipper.stop(DRAIN_MS);
           await source.stop();
           await shareproc.stop();
           await db.stop();
         },
+          await shareLog.stop();
       };
     }
     case 'payout': {

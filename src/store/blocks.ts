@@ -40,7 +40,10 @@ export type BlockEvent = {
 };
 
 /** Writes the record of a find; a second time changes nothing. */
-export async function recordCandidate(db: Db, candidate: BlockCandidate): Promise<void> {
+export async function recordCandidate(
+  db: Pick<Db, 'transaction'>,
+  candidate: BlockCandidate,
+): Promise<void> {
   const address = storableText(candidate.account, ADDRESS_MAX);
   await db.transaction(async (tx) => {
     await tx.query(
@@ -82,7 +85,10 @@ export async function recordCandidate(db: Db, candidate: BlockCandidate): Promis
  * Appends the step to the block's history and, unless a later one is already there, makes it the block's state. Of two steps of the
  * same millisecond the more final one counts.
  */
-export async function recordOutcome(db: Db, outcome: BlockOutcome): Promise<void> {
+export async function recordOutcome(
+  db: Pick<Db, 'transaction'>,
+  outcome: BlockOutcome,
+): Promise<void> {
   await db.transaction(async (tx) => {
     await tx.query(
       `INSERT INTO blocks (hash, height, state, state_at, confirmations)

@@ -17,7 +17,10 @@ const RAW_BYTES_MAX = 64 * 1024;
 const DETAIL_MAX = 1_000;
 
 /** Stores the letters; the same bytes on the same topic are one letter, however often they come. */
-export async function recordDeadLetters(db: Db, letters: readonly DeadLetter[]): Promise<void> {
+export async function recordDeadLetters(
+  db: Pick<Db, 'query'>,
+  letters: readonly DeadLetter[],
+): Promise<void> {
   if (letters.length === 0) return;
   await db.query(
     `INSERT INTO dead_letters (at, topic, reason, detail, digest, raw)

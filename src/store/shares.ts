@@ -4,12 +4,9 @@
  * once their shares stand in spans (`windows.ts`) and nobody holds them.
  */
 import { workOfDifficulty } from '../core/bitcoin/target.ts';
-import type { ShareRecord } from '../messages/share.ts';
+import type { CheckedShare, ShareRecord } from '../messages/share.ts';
 import type { Db } from '../ports.ts';
 import { ADDRESS_MAX, POOL_MAX, storableText } from './text.ts';
-
-/** `audited` false: the job was unknown when it was checked, and the gateway's word is taken. */
-export type CheckedShare = { share: ShareRecord; audited: boolean };
 
 export type RecordedShares = {
   stored: number;
@@ -31,15 +28,15 @@ const GATEWAY_MAX = 64;
 const FIRST_POOL = 'main';
 
 /**
- * Stores the batch and counts it for its workers and the pool, all or nothing. Call it again after any failure, also one that left
- * open whether the commit happened.
+ * Stores the batch in its order and counts it for its workers and the pool, all or nothing. Call it again after any failure, also one
+ * that left open whether the commit happened. `db` may be a transaction (`within` of `inbox.ts`): then it is its caller who commits.
  *
  * Batches of 2,000 on the private PostgreSQL, 2 vCPU shared with other work, Nov 2026: 17,000 to 54,000 rows/s. Rejected: ON CONFLICT
  * (the time would have to be in the key, and numbers would get gaps), COPY into a temporary table (one more pass over the
  * rows, and they must be looked up all the same).
  */
 export async function recordShares(
-  db: Db,
+  db: Pick<Db, 'transaction'>,
   batch: readonly CheckedShare[],
 ): Promise<RecordedShares> {
   const distinct = distinctShares(batch);

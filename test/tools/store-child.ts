@@ -14,6 +14,7 @@ import { createDisk } from '../../src/adapters/disk.ts';
 import { openJournal, openJournalReader } from '../../src/adapters/journal.ts';
 import { foldInTypescript } from '../../src/core/work/fold.ts';
 import { encodeShare } from '../../src/messages/codec.ts';
+import { startShareLog } from '../../src/services/payoutd/sharelog.ts';
 import { startShareproc } from '../../src/services/shareproc/shareproc.ts';
 import { startShipper } from '../../src/services/shareproc/shipper.ts';
 import { migrate } from '../../src/store/migrate.ts';
@@ -75,9 +76,14 @@ const postgres = await startEmbeddedPostgres({ dataDir, log });
 const db = await connectPostgres({ ...postgres.connection, log });
 await migrate({ db, log }, readMigrations());
 const bus = createMemoryBus({ log });
+const shareLog = await startShareLog({ bus, db, log, clock, meter: { count() {}, set() {} } });
 const shareproc = await startShareproc(
-  { bus, db, log, clock, hash: foldInTypescript },
-  { network: 'regtest', coinbaseTag: '', pools: [{ id: 'main', coinbase: { mode: 'solo', fee: null } }] },
+  { bus, log, clock, hash: foldInTypescript },
+  {
+    network: 'regtest',
+    coinbaseTag: '',
+    pools: [{ id: 'main', coinbase: { mode: 'solo', fee: null } }],
+  },
 );
 const source = await openJournalReader({
   disk,
@@ -98,6 +104,7 @@ if (drain) {
   const [letters] = await db.query<{ n: bigint }>('SELECT count(*) AS n FROM dead_letters');
   writeSync(1, `last ${rows.at(-1)?.seq ?? 0n} letters ${letters?.n}\n`);
   await shareproc.stop();
+  await shareLog.stop();
   await bus.stop();
   await source.stop();
   await journal.stop();

@@ -61,7 +61,7 @@ const PLANNED_MAX = 256;
 const PLANS_MAX = 64;
 const TARGETS_MAX = 4_096;
 
-type KnownJob = { job: Job; target: PreparedTarget };
+export type KnownJob = { job: Job; target: PreparedTarget };
 
 /** Holds the jobs and plans it was told of, the newest of each. Everything else is derived. */
 export class Auditor {
@@ -84,6 +84,11 @@ export class Auditor {
       job,
       target: prepareTarget(job.networkTarget),
     });
+  }
+
+  /** The job with its network target, or null when it is not known (any more). */
+  jobOf(jobId: string): KnownJob | null {
+    return this.#jobs.get(jobId) ?? null;
   }
 
   /** Remembers what coinbases are made from; a plan of no pool of ours is nobody's business. */

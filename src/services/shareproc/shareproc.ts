@@ -1,216 +1,156 @@
 /**
- * Reads acknowledged shares and found blocks from the bus and makes them rows: `share.submissions` → audit → table `shares` →
- * `share.valid`, and what fails the audit to `share.rejected` and the dead letters. Records that no database would take are
- * set aside one by one, so that none of them can stop the rest.
+ * The second look at everything a gateway says: `share.submissions` → audit → `share.valid` or `share.rejected`, in the partition they came
+ * from and in their order; `block.candidates` → audit → whole blocks on `block.solved`. Keeps nothing but jobs, plans and templates, so
+ * that any number may run. What cannot be read goes to `dead.letters` as it is.
  *
- * Shares are repeated by their publisher when the database is away. Block records are repeated here: their publisher has better
- * things to do.
+ * A batch is done when everything it led to is published; else it comes again, and whoever reads `share.valid` knows a share by its
+ * header hash. A gateway's mark is passed on behind all that came before it.
  */
 import type { HashWork } from '../../core/work/share.ts';
 import {
   decodeBlockCandidate,
-  decodeBlockOutcome,
   decodeCoinbasePlans,
   decodeJob,
   decodeShare,
+  decodeShareMark,
+  encodeCheckedShare,
   encodeRejectedShare,
-  encodeShare,
 } from '../../messages/codec.ts';
-import type { Bus, BusRecord, Clock, Db, Log } from '../../ports.ts';
-import { recordCandidate, recordOutcome } from '../../store/blocks.ts';
-import { type DeadLetter, recordDeadLetters, trimDeadLetters } from '../../store/dead-letters.ts';
-import {
-  type CheckedShare,
-  dropOldShares,
-  makeSharePartitions,
-  recordShares,
-} from '../../store/shares.ts';
+import { isMarkKey, type ShareRecord } from '../../messages/share.ts';
+import type { Bus, BusRecord, Clock, Log, ReceivedRecord } from '../../ports.ts';
 import { type AuditOptions, Auditor } from './audit.ts';
+import { createSolver, type Solver } from './solver.ts';
 
-export type ShareprocTools = { bus: Bus; db: Db; log: Log; clock: Clock; hash: HashWork };
+export type ShareprocTools = { bus: Bus; log: Log; clock: Clock; hash: HashWork };
 
 export type ShareprocOptions = AuditOptions & {
-  /** Shares older than this are removed, a day at a time. */
-  retentionDays?: number;
+  /** Also puts together whole blocks. Not where the gateway's block lane is all there is. */
+  buildsBlocks?: boolean;
+  /** How long a candidate waits for its job and its template. */
+  templatePatienceMs?: number;
 };
 
 export type ShareprocStatus = {
-  stored: number;
-  duplicates: number;
-  /** Stored on the gateway's word, because the job was no longer known. */
+  valid: number;
+  /** Of these, on the gateway's word, because the job was no longer known. */
   unaudited: number;
   rejected: number;
-  /** Records that could not be decoded or stored; they are in the table dead_letters. */
-  setAside: number;
-  blocks: number;
+  undecodable: number;
+  /** Candidates put together as whole blocks. */
+  solved: number;
 };
 
 export type Shareproc = { status(): ShareprocStatus; stop(): Promise<void> };
 
-const RETENTION_DAYS = 90;
-const PARTITIONS_AHEAD_DAYS = 3;
-const MAINTENANCE_MS = 3_600_000;
-const BLOCK_RETRY_MS = [100, 500, 2_000, 5_000] as const;
-/** data_exception, integrity_constraint_violation: the fault is in the record, another try cannot help. */
-const RECORD_FAULT = /^(22|23)/;
-
-/** Makes today's partitions, then subscribes. Rejects when the database is not there. */
+/** Subscribes to jobs and plans first, so that what is retained is there before the first share. */
 export async function startShareproc(
   tools: ShareprocTools,
   options: ShareprocOptions,
 ): Promise<Shareproc> {
-  const { bus, db, log, clock } = tools;
+  const { bus, log, clock } = tools;
   const auditor = new Auditor(tools.hash, options);
+  const solver: Solver | null = options.buildsBlocks
+    ? createSolver({ log }, { auditor, patienceMs: options.templatePatienceMs })
+    : null;
   const status: ShareprocStatus = {
-    stored: 0,
-    duplicates: 0,
+    valid: 0,
     unaudited: 0,
     rejected: 0,
-    setAside: 0,
-    blocks: 0,
+    undecodable: 0,
+    solved: 0,
   };
-  let stopped = false;
-  let wake = (): void => {};
 
-  async function maintain(): Promise<void> {
-    const nowMs = clock.nowMs();
-    await makeSharePartitions(db, { nowMs, aheadDays: PARTITIONS_AHEAD_DAYS });
-    await dropOldShares(db, { nowMs, retentionDays: options.retentionDays ?? RETENTION_DAYS });
-    await trimDeadLetters(db);
+  /** Publishes the bytes of what could not be read, under the place it was found at. */
+  async function deadLetter(topic: string, records: readonly ReceivedRecord[]): Promise<void> {
+    if (records.length === 0) return;
+    status.undecodable += records.length;
+    log.error('A record could not be read.', { topic, records: records.length });
+    await bus.publish(
+      'dead.letters',
+      records.map(({ value, partition = 0, offset = '' }) => ({
+        key: `${topic}/${partition}/${offset}`,
+        value,
+      })),
+    );
   }
 
-  function letter(topic: string, reason: string, detail: string, raw: Uint8Array): DeadLetter {
-    return { topic, reason, detail, raw, atMs: clock.nowMs() };
-  }
-
-  async function setAside(letters: readonly DeadLetter[]): Promise<void> {
-    if (letters.length === 0) return;
-    await recordDeadLetters(db, letters);
-    status.setAside += letters.length;
-    for (const { topic, reason, detail } of letters.slice(0, 3)) {
-      log.error('A record was set aside.', { topic, reason, detail, more: letters.length - 1 });
-    }
-  }
-
-  async function takeShares(records: readonly BusRecord[]): Promise<void> {
-    const valid: CheckedShare[] = [];
-    const letters: DeadLetter[] = [];
+  async function takeShares(records: readonly ReceivedRecord[]): Promise<void> {
+    const valid: BusRecord[] = [];
     const refused: BusRecord[] = [];
-    for (const { key, value } of records) {
+    const unreadable: ReceivedRecord[] = [];
+    let unaudited = 0;
+    let marks = 0;
+    for (const record of records) {
+      const { key, value } = record;
+      if (isMarkKey(key)) {
+        const mark = decodeShareMark(value);
+        if (mark.ok) valid.push(inPlace(record, value));
+        else unreadable.push(record);
+        marks++;
+        continue;
+      }
       const decoded = decodeShare(value);
       if (!decoded.ok) {
-        letters.push(letter('share.submissions', 'undecodable', decoded.reason, value));
-        refused.push(refusal(key, null, value, 'undecodable', decoded.reason));
+        unreadable.push(record);
+        refused.push(refusal(record, null, value, 'undecodable', decoded.reason));
         continue;
       }
       const share = decoded.value;
       const result = auditor.audit(share);
       if (result.verdict === 'rejected') {
-        letters.push(letter('share.submissions', result.reason, result.detail, value));
-        refused.push(refusal(key, share, NO_BYTES, result.reason, result.detail));
-      } else {
-        valid.push({ share, audited: result.verdict === 'valid' });
+        refused.push(refusal(record, share, NO_BYTES, result.reason, result.detail));
+      } else if (result.verdict === 'valid') valid.push(inPlace(record, value));
+      else {
+        unaudited++;
+        valid.push(inPlace(record, encodeCheckedShare({ share, audited: false })));
       }
     }
-    await storeShares(valid);
-    await setAside(letters);
-    if (refused.length > 0) {
-      status.rejected += refused.length;
-      await bus.publish('share.rejected', refused);
-    }
+    // All in one call: that keeps the marks behind what they speak of.
+    await bus.publish('share.valid', valid);
+    await bus.publish('share.rejected', refused);
+    await deadLetter('share.submissions', unreadable);
+    status.valid += valid.length - marks;
+    status.unaudited += unaudited;
+    status.rejected += refused.length;
   }
 
   function refusal(
-    key: string,
-    share: CheckedShare['share'] | null,
+    record: ReceivedRecord,
+    share: ShareRecord | null,
     raw: Uint8Array,
     reason: string,
     detail: string,
   ): BusRecord {
     const rejected = { share, raw, reason, detail, atMs: clock.nowMs() };
-    return { key, value: encodeRejectedShare(rejected) };
+    return inPlace(record, encodeRejectedShare(rejected));
   }
 
-  /** Halves a batch that the database refuses for its content, until the one record at fault stands alone. */
-  async function storeShares(batch: readonly CheckedShare[]): Promise<void> {
-    if (batch.length === 0) return;
-    let result: Awaited<ReturnType<typeof recordShares>>;
-    try {
-      result = await recordShares(db, batch);
-    } catch (error) {
-      if (!RECORD_FAULT.test(errorCode(error))) throw error;
-      if (batch.length > 1) {
-        const middle = batch.length >> 1;
-        await storeShares(batch.slice(0, middle));
-        await storeShares(batch.slice(middle));
-        return;
-      }
-      const { share } = batch[0] as CheckedShare;
-      await setAside([
-        letter('share.submissions', 'unstorable', String(error), encodeShare(share)),
-      ]);
-      return;
-    }
-    status.stored += result.stored;
-    status.duplicates += result.duplicates;
-    await setAside(
-      result.tooOld.map((share) =>
-        letter('share.submissions', 'too-old', 'older than the share log', encodeShare(share)),
-      ),
-    );
-    const late = new Set(result.tooOld);
-    const stored = batch.filter(({ share }) => !late.has(share));
-    for (const { audited } of stored) if (!audited) status.unaudited++;
-    await bus.publish(
-      'share.valid',
-      stored.map(({ share }) => ({ key: share.sessionId, value: encodeShare(share) })),
-    );
-  }
-
-  /** Stores one block record, for as long as it takes. */
-  async function takeBlock(
-    topic: string,
-    raw: Uint8Array,
-    step: (() => Promise<void>) | string,
-  ): Promise<void> {
-    for (let attempt = 0; !stopped; attempt++) {
-      try {
-        if (typeof step === 'string')
-          return await setAside([letter(topic, 'undecodable', step, raw)]);
-        await step();
-        status.blocks++;
-        return;
-      } catch (error) {
-        if (RECORD_FAULT.test(errorCode(error))) {
-          step = String(error);
-          continue;
+  async function takeCandidates(own: Solver, records: readonly ReceivedRecord[]): Promise<void> {
+    const unreadable: ReceivedRecord[] = [];
+    // Together: one that waits for its template holds up none that need not.
+    await Promise.all(
+      records.map(async (record) => {
+        const decoded = decodeBlockCandidate(record.value);
+        if (!decoded.ok) {
+          unreadable.push(record);
+          return;
         }
-        if (attempt === 0) {
-          log.error('A block record cannot be stored yet; it is tried again.', {
-            topic,
-            error: String(error),
-          });
-        }
-        const waitMs = BLOCK_RETRY_MS[Math.min(attempt, BLOCK_RETRY_MS.length - 1)] as number;
-        await new Promise<void>((resolve) => {
-          const timer = setTimeout(resolve, waitMs);
-          wake = () => {
-            clearTimeout(timer);
-            resolve();
-          };
-        });
-      }
-    }
-    throw new Error('shareproc is stopped');
+        const value = await own.solve(decoded.value);
+        if (value === null) return;
+        await bus.publish('block.solved', [{ key: record.key, value }]);
+        status.solved++;
+      }),
+    );
+    await deadLetter('block.candidates', unreadable);
   }
 
-  await maintain();
   await bus.subscribe('mining.jobs', 'shareproc', async (records) => {
     for (const { value } of records) {
       const decoded = decodeJob(value);
       if (decoded.ok) auditor.addJob(decoded.value);
       else log.error('A job could not be read.', { reason: decoded.reason });
     }
+    solver?.look();
   });
   await bus.subscribe('mining.plans', 'shareproc', async (records) => {
     for (const { value } of records) {
@@ -219,40 +159,27 @@ export async function startShareproc(
       else log.error('Plans of coinbases could not be read.', { reason: decoded.reason });
     }
   });
-  await bus.subscribe('share.submissions', 'shareproc', takeShares);
-  await bus.subscribe('block.candidates', 'shareproc', async (records) => {
-    for (const { value } of records) {
-      const decoded = decodeBlockCandidate(value);
-      const step = decoded.ok ? () => recordCandidate(db, decoded.value) : decoded.reason;
-      await takeBlock('block.candidates', value, step);
-    }
-  });
-  await bus.subscribe('block.outcome', 'shareproc', async (records) => {
-    for (const { value } of records) {
-      const decoded = decodeBlockOutcome(value);
-      const step = decoded.ok ? () => recordOutcome(db, decoded.value) : decoded.reason;
-      await takeBlock('block.outcome', value, step);
-    }
-  });
-  const timer = setInterval(() => {
-    maintain().catch((error) => {
-      log.error('The share log could not be maintained.', { error: String(error) });
+  if (solver !== null) {
+    await bus.subscribe('mining.templates', 'shareproc', async (records) => {
+      for (const { value } of records) solver.addTemplate(value);
     });
-  }, MAINTENANCE_MS);
+    await bus.subscribe('block.candidates', 'shareproc', (records) =>
+      takeCandidates(solver, records),
+    );
+  }
+  await bus.subscribe('share.submissions', 'shareproc', takeShares);
 
   return {
     status: () => ({ ...status }),
     async stop() {
-      stopped = true;
-      clearInterval(timer);
-      wake();
+      solver?.stop();
     },
   };
 }
 
 const NO_BYTES = new Uint8Array(0);
 
-function errorCode(error: unknown): string {
-  if (error !== null && typeof error === 'object' && 'code' in error) return String(error.code);
-  return '';
+/** What is made of a record goes where it came from. */
+function inPlace({ key, partition }: ReceivedRecord, value: Uint8Array): BusRecord {
+  return partition === undefined ? { key, value } : { key, value, partition };
 }

@@ -22,6 +22,7 @@ import {
 } from '../../../src/messages/codec.ts';
 import type { ShareRecord } from '../../../src/messages/share.ts';
 import type { Db } from '../../../src/ports.ts';
+import { startShareLog } from '../../../src/services/payoutd/sharelog.ts';
 import { type AuditOptions, Auditor } from '../../../src/services/shareproc/audit.ts';
 import { startShareproc } from '../../../src/services/shareproc/shareproc.ts';
 import { type ShareSource, startShipper } from '../../../src/services/shareproc/shipper.ts';
@@ -327,7 +328,7 @@ test('a shipper that cannot ship ends when it is told to, and marks nothing', as
 });
 
 for (const kind of SERVER_KINDS) {
-  describe(`shareproc on ${kind.name}`, () => {
+  describe(`shareproc and share log on ${kind.name}`, () => {
     let server: TestServer;
     before(async () => {
       server = await kind.start();
@@ -351,17 +352,21 @@ for (const kind of SERVER_KINDS) {
           rejected.push(decoded.ok ? decoded.value.reason : 'broken');
         }
       });
-      const shareproc = await startShareproc(
-        { bus, db, log, clock, hash: foldInTypescript },
-        OPTIONS,
-      );
+      const meter = { count() {}, set() {} };
+      const shareLog = await startShareLog({ bus, db, log, clock, meter });
+      const shareproc = await startShareproc({ bus, log, clock, hash: foldInTypescript }, OPTIONS);
+      const stop = async () => {
+        await shareproc.stop();
+        await shareLog.stop();
+        await bus.stop();
+      };
       await bus.publish('mining.jobs', [{ key: '', value: encodeJob(JOB) }]);
-      return { bus, shareproc, valid, rejected, log };
+      return { bus, status: () => shareLog.status(), stop, valid, rejected, log };
     }
 
     test('valid shares are stored once, the others are set aside, poison stops nothing', async () => {
       const db = await server.freshDatabase();
-      const { bus, shareproc, valid, rejected } = await start(db);
+      const { bus, status: statusNow, stop, valid, rejected } = await start(db);
       const batch = [
         record(trueShare(1)),
         { key: '', value: Uint8Array.from([255, 255, 255]) },
@@ -373,7 +378,7 @@ for (const kind of SERVER_KINDS) {
       ];
       await bus.publish('share.submissions', batch);
       await bus.publish('share.submissions', batch);
-      const status = shareproc.status();
+      const status = statusNow();
       const late = status.stored === 4;
       assert.ok(status.stored === 3 || late, JSON.stringify(status));
       assert.equal(status.unaudited, 2);
@@ -386,8 +391,7 @@ for (const kind of SERVER_KINDS) {
         'SELECT count(*) AS n FROM shares WHERE NOT audited',
       );
       assert.equal(unaudited?.n, 1n);
-      await shareproc.stop();
-      await bus.stop();
+      await stop();
     });
 
     test('with the database away shares are refused to the shipper, and block records wait', async () => {
@@ -401,7 +405,7 @@ for (const kind of SERVER_KINDS) {
         transaction: (work) => (away ? down() : real.transaction(work)),
         stop: async () => {},
       };
-      const { bus, shareproc } = await start(db);
+      const { bus, status, stop } = await start(db);
       away = true;
       await assert.rejects(
         bus.publish('share.submissions', [record(trueShare(1))]),
@@ -445,12 +449,11 @@ for (const kind of SERVER_KINDS) {
         },
         { key: '', value: Uint8Array.from([255]) },
       ]);
-      assert.equal(shareproc.status().stored, 1);
+      assert.equal(status().stored, 1);
       const [stored] = await listBlocks(db, { limit: 5 });
       assert.equal(stored?.state, 'accepted');
       assert.equal(stored?.worker, 'rig');
-      await shareproc.stop();
-      await bus.stop();
+      await stop();
     });
   });
 }
