@@ -319,7 +319,7 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
 }
 
 /** A process that was just told to end may hold the directory for a moment longer. */
-async function waitForLock(directory: string, log: Log): Promise<{ release(): void }> {
+export async function waitForLock(directory: string, log: Log): Promise<{ release(): void }> {
   const giveUpAtMs = performance.now() + LOCK_WAIT_MS;
   for (let tries = 0; ; tries += 1) {
     const lock = lockDirectory(directory);
@@ -464,7 +464,7 @@ async function chooseChain(
 }
 
 /** Who the coinbases of a pool pay. The addresses were checked with the configuration. */
-function coinbaseRules(pool: PoolRules, network: Network): CoinbaseRules {
+export function coinbaseRules(pool: PoolRules, network: Network): CoinbaseRules {
   const scriptOf = (address: string): Uint8Array => {
     const decoded = decodeAddress(address, network);
     if (!decoded.ok) throw new StartError(`${address}: ${decoded.reason}`, EX_CONFIG);
@@ -482,7 +482,7 @@ function coinbaseRules(pool: PoolRules, network: Network): CoinbaseRules {
   return { mode: 'pool', script: scriptOf(pool.address), address: pool.address };
 }
 
-function readLease(path: string): number {
+export function readLease(path: string): number {
   const text = readFileIfAny(path);
   if (text === null) return 0;
   const highWater = Number(text.trim());

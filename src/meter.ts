@@ -8,6 +8,8 @@ type Labels = Readonly<Record<string, string>>;
 
 export type Meter = {
   count(name: string, labels?: Labels): void;
+  /** Counts several at once. */
+  add(name: string, amount: number, labels?: Labels): void;
   set(name: string, value: number, labels?: Labels): void;
   /** A duration or size: its count, sum and greatest are kept. */
   observe(name: string, value: number, labels?: Labels): void;
@@ -38,6 +40,7 @@ export function createMeter(): Meter {
 
   return {
     count: (name, labels = {}) => add(name, 1, labels),
+    add: (name, amount, labels = {}) => add(name, amount, labels),
     set(name, value, labels = {}) {
       const figure = of(`headframe_${name}`, 'gauge', labels);
       if (figure !== null) figure.value = value;

@@ -1,5 +1,5 @@
 /**
- * The worker threads of the single process: what each is handed, and which topics it takes from the main thread's bus and gives to it.
+ * The worker threads of the single process and of a gateway on its own: what each is handed, and which topics it takes from the main thread's bus and gives to it.
  */
 
 import type { PostgresAddress } from './adapters/db/postgres.ts';
@@ -30,6 +30,15 @@ export type ThreadData = { log: LogOptions } & (
       committed: SharedArrayBuffer;
       options: PayoutdOptions;
     }
+  | {
+      role: 'broker';
+      kafka: { brokers: readonly string[]; groupId: string };
+      /** Name of the gateway. */
+      gateway: string;
+      journalDirectory: string;
+      /** As for `store`. */
+      committed: SharedArrayBuffer;
+    }
   | { role: 'devnet'; options: DevnetOptions; address: string | null }
 );
 
@@ -48,6 +57,10 @@ export const THREAD_TOPICS = {
     gives: [],
   },
   payout: { takes: [], gives: ['mining.plans'] },
+  broker: {
+    takes: ['block.candidates', 'block.outcome', 'share.rejected', 'share.stale'],
+    gives: ['mining.jobs', 'mining.plans', 'mining.templates'],
+  },
   devnet: { takes: [], gives: [] },
 } as const satisfies Record<
   ThreadData['role'],

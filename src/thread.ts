@@ -5,6 +5,7 @@
 import { join } from 'node:path';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { bridge } from './adapters/bus/bridge.ts';
+import { createKafkaBus } from './adapters/bus/kafka.ts';
 import { createMemoryBus, type MemoryBus } from './adapters/bus/memory.ts';
 import { takeAdvisoryLock } from './adapters/db/advisory-lock.ts';
 import { readMigrations } from './adapters/db/migrations.ts';
@@ -25,9 +26,10 @@ import { startBlockLane } from './services/blocksubmit/lane.ts';
 import { type Devnet, startDevnet } from './services/devnet/devnet.ts';
 import { startJobmanager } from './services/jobmanager/jobmanager.ts';
 import { startPayoutd } from './services/payoutd/payoutd.ts';
-import { startShareproc } from './services/shareproc/shareproc.ts';
 import { startShareLog } from './services/payoutd/sharelog.ts';
+import { startShareproc } from './services/shareproc/shareproc.ts';
 import { startShipper } from './services/shareproc/shipper.ts';
+import { type BrokerStatus, linkKafka } from './stack/broker.ts';
 import { migrate, SchemaTooNewError } from './store/migrate.ts';
 import type { ThreadHears, ThreadSays } from './threads.ts';
 
@@ -166,9 +168,9 @@ async function startRole(
           await shipper.stop(DRAIN_MS);
           await source.stop();
           await shareproc.stop();
+          await shareLog.stop();
           await db.stop();
         },
-          await shareLog.stop();
       };
     }
     case 'payout': {
@@ -205,6 +207,35 @@ async function startRole(
         stop: async () => {
           await payoutd.stop();
           await db.stop();
+        },
+      };
+    }
+    case 'broker': {
+      const { kafka: address, gateway } = data;
+      const kafka = createKafkaBus({
+        log,
+        brokers: address.brokers,
+        groupPrefix: address.groupId,
+        clientId: gateway,
+      });
+      const link = await linkKafka({ bus, kafka, join: joinMain, log, meter });
+      const source = await openJournalReader({
+        disk: createDisk(),
+        directory: data.journalDirectory,
+        log,
+        committed: data.committed,
+      });
+      const shipper = startShipper({ source, bus: kafka, log });
+      return {
+        status: (): BrokerStatus => ({
+          kafka: kafka.status(),
+          refused: link.refused(),
+          shipper: shipper.status(),
+        }),
+        stop: async () => {
+          await shipper.stop(DRAIN_MS);
+          await source.stop();
+          await kafka.stop();
         },
       };
     }

@@ -15,7 +15,7 @@ import { createRedisCache } from '../adapters/cache/redis.ts';
 import { readMigrations } from '../adapters/db/migrations.ts';
 import { connectPostgres } from '../adapters/db/postgres.ts';
 import { type Pool, type PoolTools, StartError } from '../compose.ts';
-import type { Config } from '../config.ts';
+import type { Config, StackConfig } from '../config.ts';
 import { createMeter, type Meter } from '../meter.ts';
 import { createMetrics, type Figure, type MetricSources } from '../metrics.ts';
 import type { Db } from '../ports.ts';
@@ -32,13 +32,8 @@ const STOP_THREAD_MS = 4_000;
 const LOOK_AT_DB_MS = 2_000;
 const DB_CONNECTIONS_MAX = 6;
 
-/** What all processes of one pool share. Null: not configured. */
-export type SharedServers = {
-  kafka: { brokers: readonly string[]; groupId: string } | null;
-  redisUrl: string | null;
-};
-
-export type ServiceConfig = Config & { stack: SharedServers };
+/** The configuration of a service. */
+export type ServiceConfig = Config & { stack: StackConfig };
 
 /** What a service is handed beside its configuration. */
 export type Frame = PoolTools & {
@@ -242,9 +237,9 @@ export async function serve(
   };
 }
 
-/** The bus of all processes. Without KAFKA_BROKERS, or with topics that cannot be used, the process ends. */
+/** The bus of all processes. Topics that cannot be used end the process. */
 export function openBus(frame: Frame, config: ServiceConfig, clientId: string): KafkaBus {
-  const { brokers, groupId } = kafkaOf(config);
+  const { brokers, groupId } = config.stack.kafka;
   const bus = createKafkaBus({ log: frame.log, brokers, groupPrefix: groupId, clientId });
   frame.keep('bus', () => bus.stop());
   frame.watch(() => {
@@ -256,16 +251,6 @@ export function openBus(frame: Frame, config: ServiceConfig, clientId: string): 
     if (error instanceof TopicsRefusedError) frame.fail(error.message, EX_CONFIG);
   });
   return bus;
-}
-
-/** Where Kafka is. Throws `StartError` when that is not configured. */
-export function kafkaOf(config: ServiceConfig): NonNullable<SharedServers['kafka']> {
-  const { kafka } = config.stack;
-  if (kafka !== null) return kafka;
-  throw new StartError(
-    'KAFKA_BROKERS is not set: a service on its own needs Kafka; "headframe start" runs everything in one process without it',
-    EX_CONFIG,
-  );
 }
 
 /** For `/ready`. */

@@ -15,11 +15,13 @@ import { buildJob, type Job } from '../../core/work/job.ts';
 import type { CoinbasePool } from '../../core/work/payout.ts';
 import type { Template } from '../../core/work/template.ts';
 import { encodeJob, encodeTemplateBody } from '../../messages/codec.ts';
-import type { Bus, Clock, Fault, Log } from '../../ports.ts';
+import type { Bus, Cache, Clock, Fault, Log } from '../../ports.ts';
 import type { JobIds } from './job-ids.ts';
 import { emptyTemplate, encodeProposalFronts } from './proposal.ts';
 
 const PUBLISH_ATTEMPTS_MAX = 5;
+/** Shares of an older job are stale by any rule. */
+const CACHED_MS = 3_600_000;
 
 export type Meter = {
   /** Adds one. */
@@ -37,6 +39,8 @@ export type JobDeskOptions = {
   /** Whose coinbases are proposed to the node. */
   pools: readonly CoinbasePool[];
   proposalTimeoutMs: number;
+  /** Name of this job manager; empty when it is the only one. */
+  source: string;
 };
 
 type Made = {
@@ -59,6 +63,8 @@ export type JobDesk = {
   setPlans(plans: readonly CoinbasePlan[]): void;
   /** Node whose job that is. */
   currentNode(): string | null;
+  /** Says the current job again, for those who came late or wait for a sign of life. Nothing while the last time is under way. */
+  sayAgain(): void;
   stop(): void;
 };
 
@@ -73,6 +79,10 @@ export function createJobDesk(
     fault: Fault;
     /** Runs something after the current turn of the event loop. */
     defer: (work: () => void) => void;
+    /** Work of the chain up to this block (wire order), as far as a node has told. */
+    workOf: (blockHash: Uint8Array) => bigint | null;
+    /** Where jobs are kept by id for whoever asks; may forget them. */
+    cache: Cache | null;
   },
   options: JobDeskOptions,
   onRefused: (node: string, reason: string) => void,
@@ -88,6 +98,12 @@ export function createJobDesk(
   let proposals = 0;
   let plans: readonly CoinbasePlan[] = [];
   let stopped = false;
+  let isSayingAgain = false;
+
+  function encode({ job }: Made, isAgain: boolean): Uint8Array {
+    const tipWork = tools.workOf(job.previousHash);
+    return encodeJob(job, { source: options.source, tipWork, isAgain });
+  }
 
   function make(template: Template, node: Rpc, clean: boolean, rank: Made['rank']): Made {
     const nowMs = clock.nowMs();
@@ -150,7 +166,10 @@ export function createJobDesk(
     // The body goes first: whoever mines on this job can have his block assembled.
     void send('mining.templates', encodeTemplateBody(body), made);
     fault('job.betweenPublish');
-    void send('mining.jobs', encodeJob(job), made);
+    const encoded = encode(made, false);
+    void send('mining.jobs', encoded, made);
+    void tools.cache?.set(`job:${job.jobId}`, encoded, CACHED_MS);
+    void tools.cache?.set('job:current', encoded, CACHED_MS);
     meter.count('jobs_published', { clean: String(job.clean), rank: made.rank });
     meter.set('job_height', job.height);
     log.info(job.clean ? 'new block to mine on' : 'job refreshed', {
@@ -324,6 +343,17 @@ export function createJobDesk(
       plans = given;
     },
     currentNode: () => published?.node.name ?? null,
+    sayAgain() {
+      if (published === null || isSayingAgain || stopped) return;
+      isSayingAgain = true;
+      const record = { key: 'job', value: encode(published, true) };
+      bus
+        .publish('mining.jobs', [record])
+        .catch(() => meter.count('job_publish_failed', { topic: 'mining.jobs' }))
+        .finally(() => {
+          isSayingAgain = false;
+        });
+    },
     stop() {
       stopped = true;
     },

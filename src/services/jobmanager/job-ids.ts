@@ -2,6 +2,9 @@
  * Job ids that never repeat, also not across restarts and clocks that jump back: milliseconds since 1970, pushed up to be larger
  * than every id before, as 12 hex digits. A file holds a mark above all ids given out; it is written ahead, so that a crash
  * skips ids and never repeats one.
+ *
+ * Of several job managers each puts its instance behind, as three more digits, and leaves out the first, which is 0 until the year
+ * 2527: no two of them ever make the same id.
  */
 import type { Log } from '../../ports.ts';
 
@@ -9,6 +12,7 @@ import type { Log } from '../../ports.ts';
 const RESERVE = 600_000;
 const RESERVE_LEFT = 300_000;
 const DIGITS = 12;
+const INSTANCE_DIGITS = 3;
 /** 2^48: more would not fit the digits. */
 const ID_MAX = 281_474_976_710_655;
 
@@ -17,12 +21,18 @@ export type Mark = { read(): Promise<string | null>; write(text: string): Promis
 
 export type JobIds = { next(nowMs: number): string };
 
-/** Reads the mark and reserves the first ids. A disk that fails costs a warning: the clock alone still makes new ids. */
+/** Three hex digits. */
+export const JOB_INSTANCES = 4096;
+
+/** Reads the mark and reserves the first ids; `instance` is 0 to 4095, null for the only job manager. A disk that fails costs a warning: the clock alone still makes new ids. */
 export async function createJobIds(
   tools: { mark: Mark; log: Log },
   nowMs: number,
+  instance: number | null = null,
 ): Promise<JobIds> {
   const { mark, log } = tools;
+  const tail = instance === null ? '' : instance.toString(16).padStart(INSTANCE_DIGITS, '0');
+  const digits = instance === null ? DIGITS : DIGITS - 1;
   let last = nowMs - 1;
   let reserved = 0;
   let writing = false;
@@ -61,7 +71,7 @@ export async function createJobIds(
     next(nowMs) {
       last = Math.max(last + 1, Math.floor(nowMs));
       if (last > reserved - RESERVE_LEFT) void reserve();
-      return last.toString(16).padStart(DIGITS, '0');
+      return last.toString(16).padStart(digits, '0') + tail;
     },
   };
 }

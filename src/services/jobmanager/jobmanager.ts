@@ -13,7 +13,7 @@ import type { NodeAddress, OpenHints, OpenRpc } from '../../core/node/rpc.ts';
 import type { CoinbasePool } from '../../core/work/payout.ts';
 import { decodeTemplate } from '../../core/work/template.ts';
 import { decodeCoinbasePlans } from '../../messages/codec.ts';
-import type { Bus, Clock, Fault, Log } from '../../ports.ts';
+import type { Bus, Cache, Clock, Fault, Log } from '../../ports.ts';
 import { chooseNode, findDisagreement, type NodeView } from './choose.ts';
 import { createJobDesk, type Meter } from './job-desk.ts';
 import { createJobIds, type Mark } from './job-ids.ts';
@@ -29,6 +29,8 @@ export type JobmanagerTools = {
   mark: Mark;
   meter?: Meter;
   fault?: Fault;
+  /** Where jobs are kept by id; may forget them. */
+  cache?: Cache;
   /** Called when something in the status changed, and at least every second. */
   onStatus?: (status: JobmanagerStatus) => void;
 };
@@ -59,6 +61,15 @@ export type JobmanagerOptions = {
   disagreeMs?: number;
   /** How often all of these times are looked at. */
   tickMs?: number;
+  /** Absent: this is the only one, and what it has published is not said again. */
+  among?: {
+    /** Its name. */
+    source: string;
+    /** 0 to 4095, another one for each. */
+    instance: number;
+    /** How often the current job is said again. */
+    againMs: number;
+  };
 };
 
 export type JobmanagerStatus = {
@@ -113,7 +124,11 @@ export async function startJobmanager(
   const fault = tools.fault ?? (() => {});
   const feeCheckMs = options.feeCheckMs ?? 10_000;
   const refreshMs = options.refreshMs ?? 30_000;
-  const ids = await createJobIds({ mark: tools.mark, log }, clock.nowMs());
+  const { among } = options;
+  const ids = await createJobIds({ mark: tools.mark, log }, clock.nowMs(), among?.instance ?? null);
+  /** Work of chains by their last block, as nodes told it, oldest first. */
+  const chainWorks = new Map<string, bigint>();
+  let saidAtMs = Number.NEGATIVE_INFINITY;
   const sources = new Map<string, Source>();
   const pastTips = new Set<string>();
   const startedAtMs = clock.nowMs();
@@ -141,6 +156,8 @@ export async function startJobmanager(
       meter,
       fault,
       defer: (work) => void setImmediate(work),
+      workOf: (blockHash) => chainWorks.get(encodeHexReversed(blockHash)) ?? null,
+      cache: tools.cache ?? null,
     },
     {
       refreshMs,
@@ -149,6 +166,7 @@ export async function startJobmanager(
       poolTag: options.poolTag,
       pools: options.pools,
       proposalTimeoutMs: options.proposalTimeoutMs ?? 10_000,
+      source: among?.source ?? '',
     },
     (node) => avoid(node),
   );
@@ -322,6 +340,7 @@ export async function startJobmanager(
         tellStatus();
         return;
       case 'look':
+        noteWork(watch.view);
         reconsider();
         return;
       case 'hint':
@@ -329,9 +348,28 @@ export async function startJobmanager(
     }
   }
 
+  /** A job that went out before the work of its tip was known is said again with it. */
+  function noteWork({ bestHashDisplay, chainWork }: NodeView): void {
+    if (bestHashDisplay === null || chainWork === null) return;
+    const isNew = !chainWorks.has(bestHashDisplay);
+    chainWorks.set(bestHashDisplay, chainWork);
+    if (chainWorks.size > PAST_TIPS_MAX) chainWorks.delete(chainWorks.keys().next().value!);
+    const job = desk.current();
+    if (isNew && job !== null && encodeHexReversed(job.previousHash) === bestHashDisplay)
+      sayAgain();
+  }
+
+  /** Only with a node behind it: a job manager without one is to be left for another. */
+  function sayAgain(): void {
+    if (among === undefined || current === null || status().state !== 'working') return;
+    saidAtMs = clock.nowMs();
+    desk.sayAgain();
+  }
+
   function tick(): void {
     if (stopped) return;
     const nowMs = clock.nowMs();
+    if (among !== undefined && (nowMs - saidAtMs >= among.againMs || nowMs < saidAtMs)) sayAgain();
     for (const { watch } of sources.values()) watch.tick(nowMs);
     reconsider();
     const source = current === null ? undefined : sources.get(current);
