@@ -71,6 +71,8 @@ const ANSWER_BYTES_MAX = 32 * 1024 * 1024;
 /** Requests spent on finding the bad lines of one chunk; then what is still unclear goes with them. */
 const SPLITS_MAX = 256;
 
+const MISSING = /"error":\s*"[^"]*\b(?:database|bucket|table|measurement)\b[^"]*not found/i;
+
 type Answer = { status: number; body: string; retryAfterMs: number; version: string | null };
 type Outcome =
   | { kind: 'done' }
@@ -312,6 +314,8 @@ export function openInflux(options: InfluxOptions): InfluxSeries {
 
     async query(text) {
       const answer = await ask(queryRequest(target, await findDialect(), text));
+      // Before the first write there may be no database, and then there is nothing in it.
+      if (answer.status === 404 || MISSING.test(answer.body)) return [];
       if (answer.status !== 200) throw new Error(`${answer.status} ${wordsOf(answer.body)}`);
       return readRows(answer.body);
     },
