@@ -239,7 +239,7 @@ function decodeRecord(bytes: Uint8Array): BlockRecord | null {
 }
 
 /** The candidate that a block's own bytes tell of, or null when they are not that block, whole. */
-function readCandidate(bytes: Uint8Array, hashDisplay: string): BlockCandidate | null {
+export function readCandidate(bytes: Uint8Array, hashDisplay: string): BlockCandidate | null {
   const header = bytes.subarray(0, 80);
   const headerHash = hashHeader(header);
   if (header.length !== 80 || encodeHexReversed(headerHash) !== hashDisplay) return null;

@@ -12,6 +12,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import { ByteWriter, concatBytes, encodeHex, encodeHexReversed } from '../../core/bitcoin/bytes.ts';
 import { addCoinbaseWitness } from '../../core/bitcoin/coinbase.ts';
+import { HEADER_BYTES, hashHeader } from '../../core/bitcoin/header.ts';
 import type { Network } from '../../core/bitcoin/network.ts';
 import {
   decodeChainState,
@@ -44,7 +45,13 @@ import {
   recordSubmit,
   type Sight,
 } from './decide.ts';
-import { type BlockDisk, type BlockFiles, type BlockWriting, openBlockFiles } from './files.ts';
+import {
+  type BlockDisk,
+  type BlockFiles,
+  type BlockWriting,
+  openBlockFiles,
+  readCandidate,
+} from './files.ts';
 import type { LaneAnswer, LaneRequest } from './lane-client.ts';
 import { TemplateShelf } from './shelf.ts';
 
@@ -79,6 +86,8 @@ export type BlockLaneOptions = {
   shelfBytesMax?: number;
   /** How often a node is asked for its tip, which also keeps a connection warm. */
   warmMs?: number;
+  /** Blocks come whole, from others who have told of the find: no templates are kept, and no candidates told of. */
+  wholeBlocks?: boolean;
 };
 
 export type LaneStatus = {
@@ -93,6 +102,11 @@ export type LaneStatus = {
 export type BlockLaneHandle = {
   /** Takes a candidate; the same one again is harmless. Resolves when it is safe: on disk, or at a node. */
   submit(candidate: BlockCandidate): Promise<void>;
+  /**
+   * Takes a whole block; the same one again is harmless. Resolves when it is safe, or with false when it is no block: no hash, no
+   * coinbase, or transactions that its header does not speak of.
+   */
+  submitBlock(block: Uint8Array): Promise<boolean>;
   /** Serves a lane client at the other end of the port. */
   attach(port: MessagePort): void;
   status(): LaneStatus;
@@ -206,19 +220,37 @@ export async function startBlockLane(
   function submit(candidate: BlockCandidate): Promise<void> {
     return new Promise((resolve) => {
       const hash = encodeHexReversed(candidate.headerHash);
-      const known = watched.get(hash);
-      if (known !== undefined) {
-        if (known.kept) resolve();
-        else known.keptResolvers.push(resolve);
-        return;
-      }
-      if (finished.has(hash)) {
-        resolve();
-        return;
-      }
+      if (joinKnown(hash, resolve)) return;
       if (shelf.find(candidate.jobId) === null) hold(hash, candidate, resolve);
       else begin(hash, candidate, [resolve]);
     });
+  }
+
+  async function submitBlock(bytes: Uint8Array): Promise<boolean> {
+    const front = new Uint8Array(bytes.subarray(0, HEADER_BYTES));
+    const hash = encodeHexReversed(hashHeader(front));
+    const isKnown = watched.has(hash) || finished.has(hash);
+    const candidate = isKnown ? null : readCandidate(bytes, hash);
+    if (!isKnown && candidate === null) return false;
+    await new Promise<void>((resolve) => {
+      if (joinKnown(hash, resolve) || candidate === null) return;
+      const body = new Uint8Array(bytes.subarray(HEADER_BYTES));
+      const hexBody = Buffer.from(encodeHex(body), 'latin1');
+      take(hash, candidate, [resolve], [front, body], [encodeHex(front), hexBody]);
+    });
+    return true;
+  }
+
+  /** True when the block is known already; `resolve` is then called when it is safe. */
+  function joinKnown(hash: string, resolve: () => void): boolean {
+    const known = watched.get(hash);
+    if (known === undefined || known.kept) {
+      if (known === undefined && !finished.has(hash)) return false;
+      resolve();
+      return true;
+    }
+    known.keptResolvers.push(resolve);
+    return true;
   }
 
   /** The template is on its way, or lost: the candidate waits for it. */
@@ -245,18 +277,43 @@ export async function startBlockLane(
   }
 
   function begin(hash: string, candidate: BlockCandidate, resolvers: (() => void)[]): void {
-    const receivedAtMs = monotonicMs();
     const template = shelf.find(candidate.jobId)!;
     const coinbase = template.witness ? addCoinbaseWitness(candidate.coinbase) : candidate.coinbase;
     const count = new ByteWriter().varint(template.transactionCount + 1).take();
     const front = concatBytes(candidate.header, count, coinbase);
+    take(
+      hash,
+      candidate,
+      resolvers,
+      [front, shelf.bodyOf(candidate.jobId)!],
+      [encodeHex(front), shelf.hexOf(candidate.jobId)!],
+    );
+    log.info('BLOCK FOUND', {
+      hash,
+      height: candidate.height,
+      account: candidate.account,
+      worker: candidate.worker,
+      rewardSats: Number(candidate.rewardSats),
+    });
+    meter.count('blocks_found');
+  }
+
+  /** Disk first, within limits, then all nodes at once. Both forms are the whole block, in two parts. */
+  function take(
+    hash: string,
+    candidate: BlockCandidate,
+    resolvers: (() => void)[],
+    parts: readonly [Uint8Array, Uint8Array],
+    hex: readonly [string, Uint8Array],
+  ): void {
+    const receivedAtMs = monotonicMs();
     const block = watch(hash, candidate, createProgress(nodeNames, candidate.height, receivedAtMs));
-    block.hex = [encodeHex(front), shelf.hexOf(candidate.jobId)!];
+    block.hex = hex;
     block.foundAtMs = receivedAtMs;
     block.keptResolvers = resolvers;
     block.receivedAtMs = receivedAtMs;
     fault('block.beforeDisk');
-    const writing = keep(block, [front, shelf.bodyOf(candidate.jobId)!]);
+    const writing = keep(block, parts);
     let handed = false;
     const handOver = () => {
       if (handed || stopped) return;
@@ -266,7 +323,7 @@ export async function startBlockLane(
       fault('block.beforeSubmit');
       meter.observe('block_disk_ms', monotonicMs() - receivedAtMs);
       pump(block);
-      post('block.candidates', hash, encodeBlockCandidate(candidate));
+      tellOfFind(block);
       tell(block);
     };
     const patience = setTimeout(() => {
@@ -286,14 +343,6 @@ export async function startBlockLane(
       if (!isPatient) handOver();
     }, handOver);
     writing.synced.then(handOver, handOver);
-    log.info('BLOCK FOUND', {
-      hash,
-      height: candidate.height,
-      account: candidate.account,
-      worker: candidate.worker,
-      rewardSats: Number(candidate.rewardSats),
-    });
-    meter.count('blocks_found');
   }
 
   function watch(hash: string, candidate: BlockCandidate, progress: BlockProgress): Watched {
@@ -668,6 +717,10 @@ export async function startBlockLane(
     pump(block);
   }
 
+  function tellOfFind({ hash, candidate }: Watched): void {
+    if (!options.wholeBlocks) post('block.candidates', hash, encodeBlockCandidate(candidate));
+  }
+
   function tell(block: Watched): void {
     const { state, confirmations, node, detail, final } = block.progress;
     const told = block.told;
@@ -810,14 +863,16 @@ export async function startBlockLane(
     block.onDisk = true;
     block.kept = true;
     log.info('a found block is taken up again', { hash, height: record.candidate.height, state });
-    post('block.candidates', hash, encodeBlockCandidate(record.candidate));
+    tellOfFind(block);
     // What a node had is told when it has been looked at.
     if (!known) tell(block);
     pump(block);
   }
-  await bus.subscribe('mining.templates', 'blocksubmit', async (records) => {
-    for (const { value } of records) takeTemplate(value);
-  });
+  if (!options.wholeBlocks) {
+    await bus.subscribe('mining.templates', 'blocksubmit', async (records) => {
+      for (const { value } of records) takeTemplate(value);
+    });
+  }
   for (const node of nodes.values()) void warm(node);
   const warming = setInterval(() => {
     for (const node of nodes.values()) void warm(node);
@@ -825,6 +880,7 @@ export async function startBlockLane(
 
   return {
     submit,
+    submitBlock,
     attach(port) {
       port.on('message', (request: LaneRequest) => {
         if (request?.kind !== 'candidate') return;
