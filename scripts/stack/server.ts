@@ -11,6 +11,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** Why a server cannot be had on this machine, in words for who asked for it. */
 export class NotFoundError extends Error {}
 
+/** A server that runs. */
+export type Started = {
+  name: string;
+  pid: number;
+  /** What it takes as the word to end in order. */
+  signal: NodeJS.Signals;
+  logFile: string;
+  /** What it left on the disk. */
+  folders: string[];
+  /** How the program is told of it. */
+  environment: Record<string, string>;
+};
+
 export type Command = {
   file: string;
   args: readonly string[];
