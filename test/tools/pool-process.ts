@@ -60,10 +60,15 @@ export class PoolProcess {
   readonly #child: ChildProcess;
   readonly #gone: Promise<void>;
 
-  constructor(argv: readonly string[], env: Record<string, string>, ports: ProgramPorts) {
+  constructor(
+    argv: readonly string[],
+    env: Record<string, string>,
+    ports: ProgramPorts,
+    entry = MAIN,
+  ) {
     this.ports = ports;
     const { PATH = '', HOME = '/', TMPDIR = '' } = process.env;
-    this.#child = spawn(process.execPath, [MAIN, ...argv], {
+    this.#child = spawn(process.execPath, [entry, ...argv], {
       cwd: tmpdir(),
       env: { PATH, HOME, ...(TMPDIR === '' ? {} : { TMPDIR }), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -154,6 +159,11 @@ export class PoolProcess {
       .filter((line) => line.startsWith(`${name} `) || line.startsWith(`${name}{`))
       .map((line) => Number(line.slice(line.lastIndexOf(' ') + 1)));
     return values.length === 0 ? Number.NaN : values.reduce((sum, value) => sum + value, 0);
+  }
+
+  /** SIGKILL, SIGSTOP, SIGCONT. */
+  signal(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
   }
 
   /** Waits for its end. */
