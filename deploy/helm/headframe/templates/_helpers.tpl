@@ -8,8 +8,8 @@
 {{- define "headframe.needs" -}}
 stratumd: [kafka, redis, node]
 jobmanager: [kafka, redis, node]
-shareproc: [kafka, redis, database]
-blocksubmit: [kafka, database, node]
+shareproc: [kafka, redis]
+blocksubmit: [kafka, node]
 statsd: [kafka, influx]
 payoutd: [kafka, database, node]
 apiserver: [kafka, redis, database, influx]
