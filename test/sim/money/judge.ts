@@ -79,6 +79,8 @@ export type JudgeStats = {
   orphaned: number;
   /** Rounds of blocks that came back after they were orphaned. */
   recredited: number;
+  /** Rounds whose block left the chain after its reward was spendable. */
+  losses: number;
 };
 
 type Round = {
@@ -124,6 +126,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     creditedSats: 0n,
     orphaned: 0,
     recredited: 0,
+    losses: 0,
   };
   const addressOf = new Map<bigint, string>();
   const idOf = new Map<string, bigint>();
@@ -774,6 +777,22 @@ export function createJudge(db: Db, facts: JudgeFacts) {
 
   function judgeOwed(owed: Owed, balances: Balances, gone: Map<string, bigint>): void {
     const zero = 0n;
+    for (const { rules } of tape.pools) {
+      if (rules.scheme !== 'direct') continue;
+      const is = balances.carry.get(rules.id) ?? new Map<string, bigint>();
+      const should = owed.carry.get(rules.id) ?? new Map<string, bigint>();
+      let total = 0n;
+      for (const address of new Set([...is.keys(), ...should.keys()])) {
+        total += is.get(address) ?? 0n;
+        expect(
+          'carry',
+          `the carry of ${address}`,
+          is.get(address) ?? 0n,
+          should.get(address) ?? 0n,
+        );
+      }
+      expect('carry', `the sum of carries of ${rules.id}`, total, 0n);
+    }
     const all = new Set([
       ...owed.credited.keys(),
       ...balances.miner.keys(),
@@ -814,22 +833,6 @@ export function createJudge(db: Db, facts: JudgeFacts) {
         of(`reserve-immature/${id}`),
         owed.reserveImmature.get(id) ?? 0n,
       );
-    }
-    for (const { rules } of tape.pools) {
-      if (rules.scheme !== 'direct') continue;
-      const is = balances.carry.get(rules.id) ?? new Map<string, bigint>();
-      const should = owed.carry.get(rules.id) ?? new Map<string, bigint>();
-      let total = 0n;
-      for (const address of new Set([...is.keys(), ...should.keys()])) {
-        total += is.get(address) ?? 0n;
-        expect(
-          'carry',
-          `the carry of ${address}`,
-          is.get(address) ?? 0n,
-          should.get(address) ?? 0n,
-        );
-      }
-      expect('carry', `the sum of carries of ${rules.id}`, total, 0n);
     }
   }
 
@@ -1046,6 +1049,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       judgeOwed(sumOwed(), balances, gone);
       await judgePps(look);
       if (look.final) judgeDue(balances);
+      stats.losses = [...rounds.values()].filter((round) => round.isLoss).length;
     },
   };
 }

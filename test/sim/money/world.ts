@@ -51,6 +51,10 @@ export type MoneyOptions = {
   looks?: number;
   /** Reorganisations deeper than maturity happen, and an operator confirms the losses. */
   deep?: boolean;
+  /** Chance of a reorganisation of one to three blocks, with each block found (0.1). */
+  reorganisations?: number;
+  /** Everybody who is due must be paid in so many virtual days after the last share (10). */
+  drainDaysMax?: number;
   /** Pools that pay by the share have little in reserve. */
   poor?: boolean;
   breaks?: ReadonlySet<BreakName>;
@@ -88,7 +92,9 @@ const RETENTION_DAYS = 3;
 /** Between two blocks of the chain. */
 const BLOCK_MS = 600_000;
 /** The judge calls a run stuck that has not paid everything after so many virtual days. */
-const DRAIN_DAYS_MAX = 30;
+const DRAIN_DAYS_MAX = 10;
+/** Deep reorganisations come when so many blocks were found since the last one: some of them are mature. */
+const DEEP_BLOCKS = 90;
 
 /** One run in a database of its own. */
 export async function runMoney(options: MoneyOptions, server: MoneyServer): Promise<MoneyResult> {
@@ -246,8 +252,7 @@ class World {
         await this.#judge.look({ quiet: true });
         if (this.#random.chance(0.5)) await this.#changeSettings();
       }
-      if (this.#options.deep && found % Math.ceil(blocks / 3) === 0)
-        await this.#deepReorganisation();
+      if (this.#options.deep && found % DEEP_BLOCKS === 0) await this.#deepReorganisation();
       if (this.#random.chance(0.02)) await this.#redeliver();
     }
     await this.#drain();
@@ -552,6 +557,7 @@ class World {
 
   async #chainMoves(): Promise<void> {
     const random = this.#random;
+    if (random.chance(0.5)) for (const late of this.#late.splice(0)) await late();
     if (random.chance(0.08)) this.#marketRate = random.pick([1, 2, 5, 12, 30]);
     this.#node.estimateSatsPerVb = random.chance(0.05) ? null : this.#marketRate * 1.05;
     // A full mempool asks for more than the usual least.
@@ -561,13 +567,12 @@ class World {
       this.#competitor(1 + random.below(2));
       this.#newJob();
     }
-    if (random.chance(0.1)) this.#reorganise(1 + random.below(3));
+    if (random.chance(this.#options.reorganisations ?? 0.1)) this.#reorganise(1 + random.below(3));
     if (random.chance(0.03)) {
       for (const id of [...this.#node.mempool.keys()])
         if (random.chance(0.5)) this.#node.dropFromMempool(id);
     }
     if (random.chance(0.03)) this.#node.restart();
-    for (const late of this.#late.splice(0)) await late();
   }
 
   /** The last `depth` blocks are replaced; sometimes their branch wins after all. */
@@ -587,7 +592,7 @@ class World {
     this.#counts.lostBlocks += ours;
     if (this.#random.chance(0.35)) {
       // It is looked at in between, sometimes long enough for the rival to be six deep.
-      if (this.#random.chance(0.4)) this.#competitor(this.#random.below(6), rival, false);
+      if (this.#random.chance(0.6)) this.#competitor(this.#random.below(7), rival, false);
       const lead = node.tip.height - old.height + 1;
       this.#late.push(async () => {
         this.#competitor(Math.max(1, lead + (node.tip.height - old.height)), old, false);
@@ -601,7 +606,7 @@ class World {
 
   async #deepReorganisation(): Promise<void> {
     await this.#calm();
-    this.#reorganise(100 + this.#random.below(8));
+    this.#reorganise(112 + this.#random.below(8));
     this.#late = [];
     this.#competitor(7);
     for (let times = 0; times < 4; times++) await this.#cycle();
@@ -862,13 +867,17 @@ class World {
     this.#node.minRateSatsPerVb = 1;
     this.#policy.minimumSats = 20_000n;
     this.#policy.schedule = { kind: 'every', intervalMs: HOUR_MS };
+    this.#policy.outputsMax = 200;
+    // The process that lives has the old policy.
+    this.#living = null;
     await this.#calm();
-    const untilMs = this.#nowMs + DRAIN_DAYS_MAX * DAY_MS;
+    const daysMax = this.#options.drainDaysMax ?? DRAIN_DAYS_MAX;
+    const untilMs = this.#nowMs + daysMax * DAY_MS;
     for (let blocks = 0; ; blocks++) {
       this.#nowMs += BLOCK_MS;
       this.#node.estimateSatsPerVb = 2;
       this.#competitor(1);
-      if (blocks % (blocks < 100 ? 10 : 4) !== 3) continue;
+      if (blocks % (blocks < 100 ? 30 : 4) !== 3) continue;
       await this.#calm();
       if (blocks % 8 === 3) await this.#judge.look({ quiet: true });
       const [open] = await this.#admin.query<{ batches: number }>(
@@ -886,7 +895,7 @@ class World {
       if (this.#nowMs > untilMs)
         throw new BrokenPromise(
           'paid-due',
-          `${open?.batches} batches are open after ${DRAIN_DAYS_MAX} days`,
+          `${open?.batches} batches are open after ${daysMax} days`,
         );
     }
   }
