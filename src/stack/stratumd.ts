@@ -21,11 +21,13 @@ import { createLaneClient } from '../services/blocksubmit/lane-client.ts';
 import { type Door, startDoor } from '../services/stratumd/door.ts';
 import { Gateway } from '../services/stratumd/gateway.ts';
 import { createGatewayMetrics } from '../services/stratumd/options.ts';
+import { RefusalBook } from '../services/stratumd/refusals.ts';
 import type { BrokerStatus } from './broker.ts';
 import { takeGatewayPrefix } from './gateway-prefix.ts';
 import { EX_CONFIG, type Frame, kafkaFigures, type Service, type ServiceConfig } from './serve.ts';
 
 const LOOK_MS = 250;
+const REFUSALS_MS = 1_000;
 
 export async function startStratumd(frame: Frame, config: ServiceConfig): Promise<Service> {
   const { clock, log, keep } = frame;
@@ -53,6 +55,7 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
   const leasePath = join(dataDir, 'extranonce.lease');
   // The door is opened last and needs the gateway; nobody is blamed before.
   let blame: Door['blame'] = () => {};
+  const refusals = new RefusalBook();
   const gateway = new Gateway(
     {
       log,
@@ -64,6 +67,7 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
       persistLease: (highWater) => replaceFile(leasePath, `${highWater}\n`),
       randomBytes: (count) => randomBytes(count),
       blame: (remoteAddress, points) => blame(remoteAddress, points),
+      refusals,
       stopwatch: {
         readMs: () => performance.now(),
         observe: (seconds) => shareProcessing.observe(seconds),
@@ -162,6 +166,14 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
     return reasons;
   });
 
+  const telling = setInterval(() => {
+    for (const { topic, records } of refusals.take())
+      bus.publish(topic, records).catch(() => {
+        refusals.dropped += records.length;
+      });
+  }, REFUSALS_MS);
+  keep('refusals', () => clearInterval(telling));
+
   const door = await startDoor(
     { clock, log, gateway },
     {
@@ -195,6 +207,12 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
           help: 'Times work was taken from another job manager.',
           kind: 'counter',
           value: sources.changes,
+        },
+        {
+          name: 'headframe_refusals_dropped_total',
+          help: 'Refused submissions that other services do not hear of.',
+          kind: 'counter',
+          value: refusals.dropped,
         },
       ];
     },

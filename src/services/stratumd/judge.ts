@@ -418,34 +418,15 @@ export class Judge {
   ): void {
     const { known, compiled, terms, worker, isBlock, bar } = share;
     const { metrics, journal } = this.#tools;
-    const chosen = this.#chosen;
     const { hash } = compiled.work;
     const shareDifficulty = difficultyOfHash(hash);
     // A block is worth a share however hard the session's difficulty: what it proves is the network's, then.
     const difficulty =
       isBlock && !meetsTarget(hash, terms.target) ? known.networkDifficulty : terms.difficulty;
-    this.#extranonce2View.setUint32(0, chosen.extranonce2High);
-    this.#extranonce2View.setUint32(4, chosen.extranonce2Low);
-    const record = this.#record;
-    record.headerHash = hash;
-    record.jobId = known.job.jobId;
-    this.#extranonce1View.setUint32(0, terms.extranonce1);
-    record.ntime = chosen.ntime;
-    record.nonce = chosen.nonce;
-    record.version = chosen.version;
+    const record = this.#fill(session, { known, compiled, terms, worker });
     record.difficulty = difficulty;
     record.shareDifficulty = shareDifficulty;
-    record.account = worker.account;
-    record.worker = worker.name;
-    record.sessionId = session.sessionId;
-    record.height = known.job.height;
-    record.acceptedAtMs = this.#time.wallMs;
     record.isBlock = isBlock;
-    record.networkBits = known.job.bits;
-    record.jobValueSats = known.job.coinbaseValueSats;
-    record.pool = terms.pool.id;
-    record.planId = compiled.planId;
-    record.coinbaseBytes = compiled.coinbaseBytesMax;
     const ticket = journal.append(encodeShare(record));
     if (ticket < 0) {
       this.#brake(session);
@@ -472,6 +453,35 @@ export class Judge {
       session.addScore(-1, this.#options.limits.scoreDecayPerMinute, this.#time.nowMs);
     if (!session.proven) this.#prove(session);
     this.#retarget(session, worker, terms.difficulty);
+  }
+
+  /** The record of the submission in progress, but for its difficulties and whether it is a block. */
+  #fill(
+    session: Session,
+    of: { known: KnownJob; compiled: Compiled; terms: Terms | null; worker: WorkerRecord },
+  ): ShareRecord {
+    const { known, compiled, terms, worker } = of;
+    const chosen = this.#chosen;
+    const record = this.#record;
+    this.#extranonce1View.setUint32(0, chosen.extranonce1);
+    this.#extranonce2View.setUint32(0, chosen.extranonce2High);
+    this.#extranonce2View.setUint32(4, chosen.extranonce2Low);
+    record.headerHash = compiled.work.hash;
+    record.jobId = known.job.jobId;
+    record.ntime = chosen.ntime;
+    record.nonce = chosen.nonce;
+    record.version = chosen.version;
+    record.account = worker.account;
+    record.worker = worker.name;
+    record.sessionId = session.sessionId;
+    record.height = known.job.height;
+    record.acceptedAtMs = this.#time.wallMs;
+    record.networkBits = known.job.bits;
+    record.jobValueSats = known.job.coinbaseValueSats;
+    record.pool = (terms ?? session).pool.id;
+    record.planId = compiled.planId;
+    record.coinbaseBytes = compiled.coinbaseBytesMax;
+    return record;
   }
 
   #prove(session: Session): void {
@@ -525,6 +535,14 @@ export class Judge {
     const { sharesRejected } = this.#tools.metrics;
     sharesRejected.set(reason, (sharesRejected.get(reason) ?? 0) + 1);
     const worker = refusal.worker ?? session.workers[0]?.record ?? null;
+    this.#tools.refusals?.note({
+      share: this.#refusedShare(session, refusal, worker),
+      sessionId: session.sessionId,
+      text,
+      reason,
+      detail: error,
+      atMs: this.#time.wallMs,
+    });
     if (worker !== null) {
       this.#workers.reject(worker, {
         atMs: this.#time.wallMs,
@@ -539,6 +557,21 @@ export class Judge {
       });
     }
     this.#conduct.fail(session, id, error);
+  }
+
+  /** Null when there is no header or nobody whose it is. */
+  #refusedShare(
+    session: Session,
+    refusal: { known: KnownJob | null; compiled: Compiled | null; terms: Terms | null },
+    worker: WorkerRecord | null,
+  ): ShareRecord | null {
+    const { known, compiled, terms } = refusal;
+    if (known === null || compiled === null || worker === null) return null;
+    const record = this.#fill(session, { known, compiled, terms, worker });
+    record.difficulty = terms?.difficulty ?? session.vardiff.difficulty;
+    record.shareDifficulty = difficultyOfHash(compiled.work.hash);
+    record.isBlock = meetsTarget(compiled.work.hash, known.networkTarget);
+    return record;
   }
 }
 

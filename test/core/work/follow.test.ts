@@ -8,9 +8,9 @@ import fc from 'fast-check';
 import { FOLLOW_LIMITS, type JobOrigin, JobSources } from '../../../src/core/work/follow.ts';
 import type { Job } from '../../../src/core/work/job.ts';
 
-/** A job on the block of this height; `branch` tells blocks of one height apart. */
-function jobOn(height: number, given: Partial<Job> & { branch?: number } = {}): Job {
-  const { branch: side = 0, ...rest } = given;
+/** A job on the block of this height; `side` tells blocks of one height apart. */
+function jobOn(height: number, given: Partial<Job> & { side?: number } = {}): Job {
+  const { side = 0, ...rest } = given;
   const previousHash = new Uint8Array(32);
   new DataView(previousHash.buffer).setUint32(0, height);
   previousHash[31] = side;
@@ -82,12 +82,12 @@ describe('following one job manager of several', () => {
   it('compares work before height, and height where work is not known', () => {
     const sources = new JobSources();
     sources.hear(jobOn(5), from('a', { tipWork: 100n }), 0);
-    assert.equal(sources.hear(jobOn(7, { branch: 1 }), from('b', { tipWork: 90n }), 2000), null);
+    assert.equal(sources.hear(jobOn(7, { side: 1 }), from('b', { tipWork: 90n }), 2000), null);
     assert.equal(
-      sources.hear(jobOn(4, { branch: 2 }), from('c', { tipWork: 101n }), 2001)?.jobId,
+      sources.hear(jobOn(4, { side: 2 }), from('c', { tipWork: 101n }), 2001)?.jobId,
       '4-2',
     );
-    assert.equal(sources.hear(jobOn(9, { branch: 3 }), from('d'), 4000)?.jobId, '9-3');
+    assert.equal(sources.hear(jobOn(9, { side: 3 }), from('d'), 4000)?.jobId, '9-3');
   });
 
   it('learns the work of a tip when the job is said again', () => {
@@ -95,17 +95,17 @@ describe('following one job manager of several', () => {
     sources.hear(jobOn(5), from('a'), 0);
     sources.hear(jobOn(5), from('a', { tipWork: 100n, isAgain: true }), 1);
     sources.hear(jobOn(5), from('a', { isAgain: true }), 2);
-    assert.equal(sources.hear(jobOn(9, { branch: 1 }), from('b', { tipWork: 99n }), 2000), null);
+    assert.equal(sources.hear(jobOn(9, { side: 1 }), from('b', { tipWork: 99n }), 2000), null);
   });
 
   it('two blocks of equal work: the one it has, until the next block decides', () => {
     const sources = new JobSources();
-    sources.hear(jobOn(5, { branch: 1 }), from('a', { tipWork: 9n }), 0);
+    sources.hear(jobOn(5, { side: 1 }), from('a', { tipWork: 9n }), 0);
     for (let nowMs = 500; nowMs < 60_000; nowMs += 500) {
-      assert.equal(sources.hear(jobOn(5, { branch: 2 }), from('b', { tipWork: 9n }), nowMs), null);
-      sources.hear(jobOn(5, { branch: 1 }), from('a', { tipWork: 9n, isAgain: true }), nowMs);
+      assert.equal(sources.hear(jobOn(5, { side: 2 }), from('b', { tipWork: 9n }), nowMs), null);
+      sources.hear(jobOn(5, { side: 1 }), from('a', { tipWork: 9n, isAgain: true }), nowMs);
     }
-    const next = sources.hear(jobOn(6, { branch: 2 }), from('b', { tipWork: 10n }), 60_000);
+    const next = sources.hear(jobOn(6, { side: 2 }), from('b', { tipWork: 10n }), 60_000);
     assert.equal(next?.jobId, '6-2');
   });
 
@@ -221,7 +221,7 @@ describe('following one job manager of several', () => {
           manager.heardAtMs = nowMs;
           manager.made += 1;
           const job = jobOn(manager.seen, {
-            branch: manager.side,
+            side: manager.side,
             jobId: `${manager.name}-${manager.seen}`,
           });
           take(sources.hear(job, from(manager.name, { tipWork: BigInt(manager.seen) }), nowMs));
