@@ -62,6 +62,8 @@ const SATS = 100_000_000;
 const HASHRATES = [60_000, 30_000, 10_000];
 /** Long enough for a batch to be made, signed and sent, and short enough to be killed on the way. */
 const LIFE_MS_MAX = 1_800;
+/** So long without a new block on record: all are there. */
+const QUIET_MS = 4_000;
 const CHILD = new URL('../tools/payoutd-child.ts', import.meta.url).pathname;
 
 /** Runs it all. Rejects only when something could not be run; what is wrong with money is in the report. */
@@ -131,6 +133,18 @@ export async function payAndKill(options: PayAndKillOptions): Promise<PayAndKill
           throw new Error(
             `only ${count('main')} and ${count('direct')} rounds were credited\n${pool.tail()}`,
           );
+        await new Promise((resolve) => setTimeout(resolve, 300));
+      }
+      await Promise.all(miners.splice(0).map((miner) => miner.stop()));
+      // On a chain this easy blocks come faster than they are written down.
+      for (let before = -1, quietSince = 0; performance.now() < endMs; ) {
+        const { totals } = await pool.page<{ totals: { blocksFound: number } | null }>(
+          '/api/v1/pool',
+        );
+        const now = (totals?.blocksFound ?? 0) + (await counted())('main');
+        if (now !== before) quietSince = performance.now();
+        else if (performance.now() - quietSince > QUIET_MS) break;
+        before = now;
         await new Promise((resolve) => setTimeout(resolve, 300));
       }
     } finally {
