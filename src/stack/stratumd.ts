@@ -20,11 +20,19 @@ import type { LaneStatus } from '../services/blocksubmit/lane.ts';
 import { createLaneClient } from '../services/blocksubmit/lane-client.ts';
 import { type Door, startDoor } from '../services/stratumd/door.ts';
 import { Gateway } from '../services/stratumd/gateway.ts';
+import { createNeighbours } from '../services/stratumd/neighbours.ts';
 import { createGatewayMetrics } from '../services/stratumd/options.ts';
 import { RefusalBook } from '../services/stratumd/refusals.ts';
 import type { BrokerStatus } from './broker.ts';
 import { takeGatewayPrefix } from './gateway-prefix.ts';
-import { EX_CONFIG, type Frame, kafkaFigures, type Service, type ServiceConfig } from './serve.ts';
+import {
+  EX_CONFIG,
+  type Frame,
+  kafkaFigures,
+  openCache,
+  type Service,
+  type ServiceConfig,
+} from './serve.ts';
 
 const LOOK_MS = 250;
 const REFUSALS_MS = 1_000;
@@ -56,6 +64,10 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
   // The door is opened last and needs the gateway; nobody is blamed before.
   let blame: Door['blame'] = () => {};
   const refusals = new RefusalBook();
+  const neighbours =
+    config.stack.redisUrl === null
+      ? undefined
+      : createNeighbours(openCache(frame, config), () => clock.nowMs());
   const gateway = new Gateway(
     {
       log,
@@ -68,6 +80,7 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
       randomBytes: (count) => randomBytes(count),
       blame: (remoteAddress, points) => blame(remoteAddress, points),
       refusals,
+      ...(neighbours === undefined ? {} : { neighbours }),
       stopwatch: {
         readMs: () => performance.now(),
         observe: (seconds) => shareProcessing.observe(seconds),
@@ -175,7 +188,7 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
   keep('refusals', () => clearInterval(telling));
 
   const door = await startDoor(
-    { clock, log, gateway },
+    { clock, log, gateway, ...(neighbours === undefined ? {} : { neighbours }) },
     {
       ports: config.stratum.ports,
       trustedProxies: config.stratum.trustedProxies,

@@ -223,6 +223,26 @@ export class Admission {
     return true;
   }
 
+  /** Another gateway has banned an address: so it is here, unless it is known for honest. Answers whether it is banned now. */
+  heedBan(remoteAddress: string, untilMs: number, nowMs: number): boolean {
+    const address = decodeIp(remoteAddress);
+    if (address === null || isInRanges(address, this.#options.allowed)) return false;
+    const source = this.#sourceOf(address, nowMs);
+    if (source.live === 0) this.#rest(source);
+    if (source.provenLive > 0 || source.provenUntilMs > nowMs) return false;
+    source.bannedUntilMs = Math.max(
+      source.bannedUntilMs,
+      Math.min(untilMs, nowMs + this.#options.banMsMax),
+    );
+    return true;
+  }
+
+  /** When the ban of an address ends; in the past, or 0, where there is none. */
+  bannedUntil(remoteAddress: string, nowMs: number): number {
+    const address = decodeIp(remoteAddress);
+    return address === null ? 0 : this.#sourceOf(address, nowMs).bannedUntilMs;
+  }
+
   /** A session behind this ticket has earned a share: its address is honest while it lasts and an hour longer. */
   prove(ticket: Ticket): void {
     if (ticket.isProven) return;

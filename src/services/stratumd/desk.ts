@@ -31,6 +31,7 @@ import type { Conduct } from './conduct.ts';
 import type { Dispatch } from './dispatch.ts';
 import type { JobBook } from './jobs.ts';
 import { type Judge, VERSION_REQUEST_ID } from './judge.ts';
+import { sessionKey, workerKey } from './neighbours.ts';
 import type { GatewayOptions, GatewayTools } from './options.ts';
 import type { Roster } from './roster.ts';
 import { HINT_RANK, type Session } from './session.ts';
@@ -179,7 +180,11 @@ export class Desk {
           session.hintRank = HINT_RANK.remembered;
           this.#dispatch.propose(session, difficulty);
         }
-      } else if (!this.#roster.enter(session)) {
+      } else if (this.#roster.enter(session)) {
+        // Of another gateway, or from before a restart: its extranonce is not ours to give again, its difficulty is.
+        const earlier = this.#roster.idIn(params);
+        if (earlier !== '') this.#recall(session, sessionKey(earlier));
+      } else {
         this.#conduct.fail(session, id, 'no-extranonce');
         return;
       }
@@ -264,7 +269,19 @@ export class Desk {
     } else if (worker.isDifficultyProven && session.hintRank < HINT_RANK.remembered) {
       session.hintRank = HINT_RANK.remembered;
       this.#dispatch.propose(session, worker.difficulty);
+    } else if (session.hintRank < HINT_RANK.remembered) {
+      this.#recall(session, workerKey(session.pool.id, worker.account, worker.name));
     }
+  }
+
+  /** Asks the other gateways. Nothing waits for the answer: if there is one, the difficulty follows. */
+  #recall(session: Session, key: string): void {
+    this.#tools.neighbours?.recall(key, (difficulty) => {
+      const isTooLate = session.closed || session.proven || session.vardiff.fixed;
+      if (isTooLate || session.hintRank >= HINT_RANK.remembered) return;
+      session.hintRank = HINT_RANK.remembered;
+      if (this.#dispatch.propose(session, difficulty)) this.#dispatch.flush(session);
+    });
   }
 
   #configure(session: Session, id: RequestId, params: readonly unknown[]): void {

@@ -25,6 +25,7 @@ import {
 } from './admission.ts';
 import type { Gateway } from './gateway.ts';
 import { openListeners } from './listeners.ts';
+import type { Neighbours } from './neighbours.ts';
 import type { PortOptions } from './options.ts';
 import { type Certificates, loadCertificates, type TlsOptions } from './tls.ts';
 import { NO_BYTES, onClose, onData, onSecure, WIRE, Wire, type WiredSocket } from './wire.ts';
@@ -33,6 +34,8 @@ export type DoorTools = {
   clock: Clock;
   log: Log;
   gateway: Pick<Gateway, 'open' | 'line' | 'flush' | 'closed' | 'tick' | 'drain'>;
+  /** The other gateways of the pool; absent where there are none. */
+  neighbours?: Pick<Neighbours, 'ban' | 'arrive'>;
 };
 
 export type DoorOptions = {
@@ -188,6 +191,7 @@ class Hall implements Door {
   readonly #log: Log;
   readonly #clock: Clock;
   readonly #gateway: DoorTools['gateway'];
+  readonly #neighbours: DoorTools['neighbours'] | null;
   readonly #options: DoorOptions;
   readonly #limits: DoorLimits;
   readonly #certificates: Certificates | null;
@@ -220,6 +224,7 @@ class Hall implements Door {
     this.#log = tools.log;
     this.#clock = tools.clock;
     this.#gateway = tools.gateway;
+    this.#neighbours = tools.neighbours ?? null;
     this.#options = options;
     this.#limits = options.limits;
     this.#certificates = certificates;
@@ -280,7 +285,10 @@ class Hall implements Door {
   }
 
   blame(remoteAddress: string, points: number): void {
-    if (!this.#admission.blame(remoteAddress, points, performance.now())) return;
+    const nowMs = performance.now();
+    if (!this.#admission.blame(remoteAddress, points, nowMs)) return;
+    const leftMs = this.#admission.bannedUntil(remoteAddress, nowMs) - nowMs;
+    this.#neighbours?.ban(remoteAddress, this.#clock.nowMs() + leftMs);
     this.#log.warn('address banned: too much bad input and never a share', { remoteAddress });
     for (const wire of this.#early) if (wire.remoteAddress === remoteAddress) this.destroy(wire);
   }
@@ -360,6 +368,7 @@ class Hall implements Door {
       return false;
     }
     wire.ticket = admitted.ticket;
+    if (!admitted.ticket.isAllowed) this.#askNeighbours(wire);
     if (admitted.delayMs < 1) {
       this.#start(wire);
       return true;
@@ -373,6 +382,21 @@ class Hall implements Door {
     this.counters.waiting++;
     this.#waitTimer ??= setInterval(() => this.#startDue(), WAIT_SLOT_MS);
     return false;
+  }
+
+  /** What the other gateways know of the address may come while it is served already; who has earned a share stays. */
+  #askNeighbours(wire: Wire): void {
+    const { sourceArrivalsPerSecond, sourceArrivalBurst } = this.#options.admission;
+    const arrivalsMax = 10 * sourceArrivalsPerSecond + sourceArrivalBurst;
+    this.#neighbours?.arrive(wire.remoteAddress, arrivalsMax, (bannedUntilMs) => {
+      if (wire.stage === 'gone' || wire.session?.proven === true) return;
+      const nowMs = performance.now();
+      const untilMs = nowMs + bannedUntilMs - this.#clock.nowMs();
+      const isBan = bannedUntilMs > 0;
+      if (isBan && !this.#admission.heedBan(wire.remoteAddress, untilMs, nowMs)) return;
+      this.#admission.refusals[isBan ? 'banned' : 'pace'] += 1;
+      this.destroy(wire);
+    });
   }
 
   #startDue(): void {

@@ -74,7 +74,10 @@ export class Gateway {
     const roster = new Roster({ ...tools, time }, options);
     const conduct = new Conduct({ ...tools, time, roster }, options);
     const dispatch = new Dispatch({ ...tools, time, roster, jobs }, options);
-    const judge = new Judge({ ...tools, time, jobs, workers, dispatch, conduct, held }, options);
+    const judge = new Judge(
+      { ...tools, time, jobs, workers, dispatch, conduct, held, roster },
+      options,
+    );
     this.#desk = new Desk({ ...tools, time, roster, dispatch, conduct, judge, jobs }, options);
     this.#jobs = jobs;
     this.#workers = workers;

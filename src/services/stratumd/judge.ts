@@ -32,6 +32,7 @@ import type { Dispatch } from './dispatch.ts';
 import { BAR_MS, type Bar, type HeldAnswers } from './held-answers.ts';
 import type { Compiled, JobBook, KnownJob, Pool } from './jobs.ts';
 import type { GatewayOptions, GatewayTools, RejectReason } from './options.ts';
+import type { Roster } from './roster.ts';
 import type { Session, Terms } from './session.ts';
 import type { SessionTime } from './time.ts';
 import type { WorkerBook, WorkerRecord } from './workers.ts';
@@ -57,6 +58,7 @@ export class Judge {
   readonly #dispatch: Dispatch;
   readonly #conduct: Conduct;
   readonly #held: HeldAnswers;
+  readonly #roster: Roster;
 
   #toyTip = '';
   #toyTokens = 0;
@@ -86,6 +88,7 @@ export class Judge {
       dispatch: Dispatch;
       conduct: Conduct;
       held: HeldAnswers;
+      roster: Roster;
     },
     options: GatewayOptions,
   ) {
@@ -97,6 +100,7 @@ export class Judge {
     this.#dispatch = tools.dispatch;
     this.#conduct = tools.conduct;
     this.#held = tools.held;
+    this.#roster = tools.roster;
     this.#record = {
       headerHash: this.#extranonce2,
       jobId: '',
@@ -498,7 +502,10 @@ export class Judge {
     const isSurge = wanted >= vardiff.difficulty * this.#options.vardiff.surgeRatio;
     if (!this.#dispatch.propose(session, wanted, { isUrgent: isSurge, isWish: false }))
       restartWindow(vardiff, this.#time.nowMs);
-    else this.#tools.metrics.retargets += 1;
+    else {
+      this.#tools.metrics.retargets += 1;
+      this.#roster.remember(session, worker, vardiff.pending || vardiff.difficulty);
+    }
   }
 
   /** The journal takes no more: the session is slowed down before it is refused again. */

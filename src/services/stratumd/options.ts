@@ -9,6 +9,7 @@ import type { HashWork } from '../../core/work/share.ts';
 import type { VardiffPolicy } from '../../core/work/vardiff.ts';
 import type { BlockCandidate } from '../../messages/block.ts';
 import type { Log } from '../../ports.ts';
+import type { Neighbours } from './neighbours.ts';
 import type { RefusalBook } from './refusals.ts';
 
 /** One Stratum port as configured. Difficulties are numbers for people; below 1 is fine. */
@@ -80,6 +81,8 @@ export type GatewayTools = {
   randomBytes(count: number): Uint8Array;
   /** Points against a source address, from sessions that have never sent a valid share. */
   blame(remoteAddress: string, points: number): void;
+  /** The other gateways of the pool; absent where there are none. */
+  neighbours?: Pick<Neighbours, 'recall' | 'remember'>;
   /** Where refused submissions are noted for other services; absent where there are none. */
   refusals?: Pick<RefusalBook, 'note'>;
   /** Times each share from its decoded line to its verdict. Absent: not timed. Costs about 0.1 µs per share. */

@@ -3,11 +3,15 @@
  */
 
 import { ExtranonceSpace } from '../../core/work/extranonce.ts';
+import { sessionKey, workerKey } from './neighbours.ts';
 import type { GatewayOptions, GatewayTools } from './options.ts';
 import type { Session, Terms } from './session.ts';
 import type { SessionTime } from './time.ts';
+import type { WorkerRecord } from './workers.ts';
 
 const SESSION_ID_BYTES = 8;
+const SESSION_ID = /^[0-9a-fA-F]{16}$/;
+const REMEMBERED_MS = 86_400_000;
 
 /** A session that is gone but may come back with its id. */
 type Resumable = {
@@ -68,6 +72,14 @@ export class Roster {
     }
     session.extranonce1 = extranonce1;
     return true;
+  }
+
+  /** The session id that a miner names, by its form: the second parameter of subscribe, or a lone first one; empty when none. */
+  idIn(params: readonly unknown[]): string {
+    for (const param of [params[1], params[0]]) {
+      if (typeof param === 'string' && SESSION_ID.test(param)) return param.toLowerCase();
+    }
+    return '';
   }
 
   /**
@@ -131,6 +143,7 @@ export class Roster {
       // A silent machine sinks before it is closed: only what shares have proven is worth remembering.
       if (record.isDifficultyProven && session.vardiff.sinks === 0) {
         record.difficulty = session.vardiff.pending || session.vardiff.difficulty;
+        this.remember(session, record, record.difficulty);
       }
     }
     if (!session.subscribed) return;
@@ -144,6 +157,19 @@ export class Roster {
       goneAtMs: this.#time.nowMs,
     });
     if (this.#resumable.size > this.#options.limits.resumableSessionsMax) this.#forgetEldest();
+  }
+
+  /** Tells the other gateways of a difficulty that was proven. */
+  remember(session: Session, worker: WorkerRecord, difficulty: number): void {
+    const { neighbours } = this.#tools;
+    if (neighbours === undefined) return;
+    const { account, name } = worker;
+    neighbours.remember(workerKey(session.pool.id, account, name), difficulty, REMEMBERED_MS);
+    neighbours.remember(
+      sessionKey(session.sessionId),
+      difficulty,
+      this.#options.limits.resumeTimeMs,
+    );
   }
 
   /** Counts a session that the gateway itself closed. */
