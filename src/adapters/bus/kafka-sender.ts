@@ -6,7 +6,8 @@
  * Repeats inside the time of a publish are the client's and leave no duplicates. When that time is over the publisher is told, and the
  * producer is given up with whatever it still had in hand; what the publisher then repeats may be there twice.
  */
-import type { Producer } from '@platformatic/kafka';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { findErrorBy, type Producer } from '@platformatic/kafka';
 import type { Topic } from '../../messages/topics.ts';
 import type { BusRecord } from '../../ports.ts';
 import type { KafkaHealth } from './kafka-health.ts';
@@ -52,6 +53,7 @@ type Parcel = { call: Call; messages: Message[]; bytes: number; alone: boolean }
 /** What a record costs in a batch beside its key and value, at most. */
 const RECORD_FRAME_BYTES = 40;
 const REQUEST_BYTES = 896 * 1024;
+const PAUSE_MS = 50;
 
 export function createKafkaSender(tools: SenderTools, options: SenderOptions): KafkaSender {
   const { health } = tools;
@@ -123,12 +125,20 @@ export function createKafkaSender(tools: SenderTools, options: SenderOptions): K
       cutShort = () => reject(new Error(`Kafka did not take records of "${name}" in time`));
     });
     cut.catch(() => {});
+    let isOver = false;
     try {
-      await Promise.race([send(parcels.flatMap(({ messages }) => messages)), cut]);
+      const sending = send(
+        parcels.flatMap(({ messages }) => messages),
+        () => isOver,
+      );
+      // When its time is over nobody waits for it any more.
+      sending.catch(() => {});
+      await Promise.race([sending, cut]);
       health.fine(part);
       for (const { call } of parcels) if (--call.parts === 0) call.resolve();
     } catch (cause) {
       const error = cause instanceof Error ? cause : new Error(String(cause));
+      isOver = true;
       dropProducer();
       if (!isStopped) {
         health.failed(part, error);
@@ -150,13 +160,22 @@ export function createKafkaSender(tools: SenderTools, options: SenderOptions): K
     }
   }
 
-  async function send(messages: Message[]): Promise<void> {
+  /** Until it is done, or nobody waits any more. A client whose own repeats are used up begins anew: leaders may have moved. */
+  async function send(messages: Message[], isOver: () => boolean): Promise<void> {
     await tools.ready;
-    producer ??= tools.openProducer();
-    const sending = producer.send({ messages });
-    // When its time is over nobody waits for it any more.
-    sending.catch(() => {});
-    await sending;
+    while (!isOver()) {
+      producer ??= tools.openProducer();
+      try {
+        await producer.send({ messages });
+        return;
+      } catch (error) {
+        if (isOver() || findErrorBy(error as Error, 'canRetry', false) !== null) throw error;
+        dropProducer();
+        health.failed(part, error);
+        tools.onTrouble();
+        await sleep(PAUSE_MS);
+      }
+    }
   }
 
   function dropProducer(): void {

@@ -58,6 +58,8 @@ const MIB = 1024 * 1024;
 const REQUEST_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 3_000;
 const METADATA_MAX_AGE_MS = 30_000;
+/** With the same sequence numbers, hence without duplicates: for about two and a half seconds. */
+const RETRIES = 6;
 const RETRY_MIN_MS = 50;
 const RETRY_MAX_MS = 1_000;
 const PAUSE_MIN_MS = 200;
@@ -136,7 +138,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
     const producer = new Producer({
       ...client,
       idempotent: true,
-      retries: true,
+      retries: RETRIES,
       retryDelay: (_client, _operation, attempt) =>
         Math.min(RETRY_MIN_MS * 2 ** Math.min(attempt, 10), RETRY_MAX_MS),
       timeout: publishTimeoutMs,

@@ -12,6 +12,7 @@ import {
   decodeJob,
   decodeRejectedShare,
   decodeShare,
+  decodeShareMark,
   decodeSolvedBlock,
   decodeTemplateBody,
 } from '../../messages/codec.ts';
@@ -155,14 +156,16 @@ const DECODERS: Record<TopicName, (bytes: Uint8Array) => { ok: boolean; reason?:
 function checkRecords(topic: string, records: readonly BusRecord[], encodeCheck: boolean): void {
   const row = topicOf(topic);
   if (row === null) throw new RangeError(`unknown topic "${topic}"`);
-  for (const { value } of records) {
+  for (const { key, value } of records) {
     if (value.length > row.bytesMax) {
       throw new RangeError(
         `a record of ${value.length} bytes is too large for "${topic}" (${row.bytesMax})`,
       );
     }
     if (!encodeCheck) continue;
-    const decoded = DECODERS[topic as TopicName](value);
+    // Marks of gateways travel among the shares.
+    const decode = key.startsWith('mark:') ? decodeShareMark : DECODERS[topic as TopicName];
+    const decoded = decode(value);
     if (!decoded.ok) throw new Error(`a record on "${topic}" does not decode: ${decoded.reason}`);
   }
 }
