@@ -1,6 +1,6 @@
 /**
- * The front door: `headframe start | doctor | ledger | payout | verify-round | devnet | miner | swarm | help | version`. Reads the command line, the configuration and
- * signals, and ends with an exit code that means something (docs/operating.md).
+ * The front door: `headframe start`, each service alone (`stratumd` and so on), and the tools beside them. Reads the command line, the
+ * configuration and signals, and ends with an exit code that means something (docs/operating.md).
  */
 import fs from 'node:fs';
 import { userInfo } from 'node:os';
@@ -11,6 +11,7 @@ import { createRpc } from './adapters/node/rpc.ts';
 import { type OpenDatabase, openDatabase, StartError, startPool, tryDatabase } from './compose.ts';
 import { readCommand, separateSettings } from './config/command.ts';
 import { readLocalFile } from './config/file.ts';
+import type { ServiceName } from './config/services.ts';
 import { type Config, type ConfigAnswer, readConfig, secretsOf } from './config.ts';
 import { createLog, type LogOptions, type OpenLog } from './log.ts';
 import type { Clock } from './ports.ts';
@@ -22,6 +23,7 @@ import { runDoctor } from './services/doctor/doctor.ts';
 import { startMiner } from './services/miner/miner.ts';
 import { formatSwarmReport, readSwarmArguments, SWARM_USAGE } from './services/swarm/arguments.ts';
 import { runSwarm } from './services/swarm/swarm.ts';
+import { type StartService, serve } from './stack/serve.ts';
 
 const EX_FAILED = 1;
 const EX_USAGE = 2;
@@ -38,7 +40,7 @@ async function main(argv: readonly string[]): Promise<void> {
   if (line.kind === 'usage') return refuse(line.errors, EX_USAGE);
   switch (line.command) {
     case 'start':
-      return start(line.argv);
+      return run(null, line.argv);
     case 'doctor':
       return doctor(line.argv);
     case 'devnet':
@@ -52,11 +54,15 @@ async function main(argv: readonly string[]): Promise<void> {
       return bookkeeping(line.command, line.argv);
     case 'verify-round':
       process.exitCode = await runVerifyRound({ print: printLine, complain }, line.argv);
+      return;
+    default:
+      return run(line.command, line.argv);
   }
 }
 
-async function start(argv: readonly string[]): Promise<void> {
-  const answer = configure(argv);
+/** Runs the whole pool, or one service of it, until a signal or a fault that cannot be worked around. */
+async function run(service: ServiceName | null, argv: readonly string[]): Promise<void> {
+  const answer = configure(argv, service);
   if (!answer.ok) return refuse(answer.errors, answer.exitCode);
   const { config, warnings } = answer;
   const logOptions = logOptionsOf(config);
@@ -64,12 +70,17 @@ async function start(argv: readonly string[]): Promise<void> {
   for (const warning of warnings) log.warn(warning);
   catchTheUncaught(log);
   log.info('headframe starts', {
+    ...(service === null ? {} : { as: service }),
     version: packageJson.version,
     node: process.version,
     network: config.network,
   });
+  const tools = { clock, log, logOptions, version: packageJson.version };
   try {
-    const pool = await startPool({ clock, log, logOptions, version: packageJson.version }, config);
+    const pool =
+      service === null || config.stack === null
+        ? await startPool(tools, config)
+        : await serve(tools, { ...config, stack: config.stack }, await findService(service));
     const stopped = untilSignal(log, (signal) => {
       if (signal === 'SIGHUP') void pool.reload();
     });
@@ -83,6 +94,26 @@ async function start(argv: readonly string[]): Promise<void> {
     const exitCode = (error as { exitCode?: number }).exitCode ?? EX_FAILED;
     log.error(message, error instanceof StartError ? {} : { stack });
     end(log, exitCode);
+  }
+}
+
+/** The code of one service; that of the others is not even loaded. */
+async function findService(service: ServiceName): Promise<StartService> {
+  switch (service) {
+    case 'stratumd':
+      return (await import('./stack/stratumd.ts')).startStratumd;
+    case 'jobmanager':
+      return (await import('./stack/jobmanager.ts')).startJobmanagerd;
+    case 'shareproc':
+      return (await import('./stack/shareproc.ts')).startShareproc;
+    case 'blocksubmit':
+      return (await import('./stack/blocksubmit.ts')).startBlocksubmit;
+    case 'statsd':
+      return (await import('./stack/statsd.ts')).startStatsd;
+    case 'payoutd':
+      return (await import('./stack/payoutd.ts')).startPayoutd;
+    case 'apiserver':
+      return (await import('./stack/apiserver.ts')).startApiserver;
   }
 }
 
@@ -246,8 +277,9 @@ async function confirm(question: string): Promise<boolean> {
   }
 }
 
-function configure(argv: readonly string[]): ConfigAnswer {
+function configure(argv: readonly string[], service: ServiceName | null = null): ConfigAnswer {
   return readConfig({
+    service,
     argv,
     env: process.env,
     readFile: readLocalFile,

@@ -18,7 +18,7 @@ import type { PayoutdStatus } from './services/payoutd/payoutd.ts';
 import type { ShipperStatus } from './services/shareproc/shipper.ts';
 import type { MoneySources } from './services/status/money.ts';
 import type { StatusTools } from './services/status/status.ts';
-import type { PoolStatus, Rates } from './services/status/views.ts';
+import type { BlockView, PoolStatus, Rates } from './services/status/views.ts';
 import type { Door } from './services/stratumd/door.ts';
 import type { Gateway } from './services/stratumd/gateway.ts';
 import type { GatewayMetrics, PortOptions } from './services/stratumd/options.ts';
@@ -106,7 +106,9 @@ export function overlook(parts: PoolParts): StatusTools {
         network: config.network,
         payout: main.scheme,
         poolAddress: main.scheme === 'solo' || main.scheme === 'direct' ? null : main.address,
-        pools: chain.pools.map((pool) => describePool(pool, payoutd())),
+        pools: chain.pools.map((pool) =>
+          describePool(pool, payoutd()?.pools.find(({ id }) => id === pool.id)?.countedBy ?? null),
+        ),
         payouts: describePayouts(payoutd()),
         isDevelopment: config.mode === 'devnet',
         startedAtMs: parts.startedAtMs,
@@ -132,23 +134,27 @@ export function overlook(parts: PoolParts): StatusTools {
     },
     workers: () => gateway.snapshot(clock.nowMs()).workers,
     rejections: (worker) => gateway.rejections(worker),
-    async blocks(limit) {
-      return (await listBlocks(db, { limit })).map((block) => ({
-        hashDisplay: encodeHexReversed(block.hash),
-        height: block.height,
-        state: block.state,
-        confirmations: block.confirmations,
-        account: block.account,
-        worker: block.worker,
-        foundAtMs: block.foundAtMs,
-        rewardSats: block.rewardSats,
-      }));
-    },
+    blocks: (limit) => readBlocks(db, limit),
     money: readMoney(db, config.network),
   };
 }
 
-function readMoney(db: Db, network: Network): MoneySources {
+/** The newest blocks first. */
+export async function readBlocks(db: Db, limit: number): Promise<BlockView[]> {
+  return (await listBlocks(db, { limit })).map((block) => ({
+    hashDisplay: encodeHexReversed(block.hash),
+    height: block.height,
+    state: block.state,
+    confirmations: block.confirmations,
+    account: block.account,
+    worker: block.worker,
+    foundAtMs: block.foundAtMs,
+    rewardSats: block.rewardSats,
+  }));
+}
+
+/** What everybody may read about money, from the database. */
+export function readMoney(db: Db, network: Network): MoneySources {
   const statementAt = async (hashDisplay: string) => {
     const round = await readRound(db, decodeHexReversed(hashDisplay)!);
     return round === null ? null : statementOf(network, round);
@@ -183,21 +189,19 @@ function readMoney(db: Db, network: Network): MoneySources {
   };
 }
 
-/** A pool as configured, and what became of it since. */
-function describePool(
+/** A pool as configured, and by which scheme it counts since that one was given up; null where it still does, or nobody knows. */
+export function describePool(
   rules: PoolRules,
-  payoutd: PayoutdStatus | null,
+  countedBy: string | null,
 ): PoolStatus['pools'][number] {
   const { id, scheme, feePpm } = rules;
-  const money = payoutd?.pools.find((pool) => pool.id === id);
-  const isGivenUp =
-    money?.countedBy !== null && money?.countedBy !== undefined && money.countedBy !== scheme;
+  const isGivenUp = countedBy !== null && countedBy !== scheme;
   return {
     id,
     scheme,
     feePpm,
     address: scheme === 'solo' || scheme === 'direct' ? null : rules.address,
-    note: isGivenUp ? `new shares count by ${money.countedBy}` : '',
+    note: isGivenUp ? `new shares count by ${countedBy}` : '',
   };
 }
 

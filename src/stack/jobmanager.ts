@@ -69,6 +69,14 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
     return [`${state === 'waiting' ? 'no job yet' : 'the job is old'}: ${why}`];
   });
   frame.show({ node: () => jobmanager.status() });
+  frame.report(() => {
+    const { state, height, jobAgeMs, nodes } = jobmanager.status();
+    return {
+      figures: new Map(Object.entries({ height, jobAgeMs })),
+      words: new Map([['state', state]]),
+      nodes,
+    };
+  });
   log.info('jobs are made', { source });
   return {};
 }

@@ -18,11 +18,12 @@ import { type Pool, type PoolTools, StartError } from '../compose.ts';
 import type { Config, StackConfig } from '../config.ts';
 import { createMeter, type Meter } from '../meter.ts';
 import { createMetrics, type Figure, type MetricSources } from '../metrics.ts';
-import type { Db } from '../ports.ts';
+import type { Db, Log } from '../ports.ts';
 import { THREAD_TOPICS, type ThreadData } from '../roles.ts';
 import { startHealth } from '../services/status/status.ts';
 import { migrate, SchemaTooNewError } from '../store/migrate.ts';
 import { type KeptThread, keepThread } from '../threads.ts';
+import { instanceName, type ReportDetail, startReporter } from './report.ts';
 
 export const EX_CONFIG = 78;
 const EX_SOFTWARE = 70;
@@ -50,6 +51,10 @@ export type Frame = PoolTools & {
   until<T>(what: string, attempt: () => Promise<T>): Promise<T>;
   /** Asked at every look at `/ready`: why nothing should be sent here now; empty when all is well. */
   watch(reasons: () => string[]): void;
+  /** What `/ready` says now. */
+  notReady(): string[];
+  /** Adds to what this process says of itself on `service.status`. */
+  report(detail: () => ReportDetail): void;
   /** Further numbers for `/metrics`. */
   show(sources: MetricSources): void;
   /** Starts a worker thread and keeps it alive, its bus joined to `bus`. Its figures are shown. */
@@ -124,6 +129,15 @@ export async function serve(
   }
   let metrics = makeMetrics();
 
+  function notReady(): string[] {
+    return [
+      ...(ending.signal.aborted ? ['the service is ending'] : []),
+      ...(isStarted || waitingFor.size > 0 ? [] : ['the service is starting']),
+      ...Array.from(waitingFor, (what) => `waiting for ${what}`),
+      ...watches.flatMap((reasons) => reasons()),
+    ];
+  }
+
   const frame: Frame = {
     ...tools,
     meter,
@@ -153,6 +167,8 @@ export async function serve(
       }
     },
     watch: (reasons) => void watches.push(reasons),
+    notReady,
+    report: (detail) => reporter.add(detail),
     show(more) {
       const before = sources.figures;
       const after = more.figures;
@@ -192,12 +208,7 @@ export async function serve(
         clock,
         log,
         metrics: { contentType: metrics.contentType, scrape: () => metrics.scrape() },
-        notReady: () => [
-          ...(ending.signal.aborted ? ['the service is ending'] : []),
-          ...(isStarted || waitingFor.size > 0 ? [] : ['the service is starting']),
-          ...Array.from(waitingFor, (what) => `waiting for ${what}`),
-          ...watches.flatMap((reasons) => reasons()),
-        ],
+        notReady,
         notLive: () => [],
       },
       config.metrics,
@@ -205,6 +216,26 @@ export async function serve(
     frame.keep('health port', () => health.stop());
     log.info('health and metrics', { port: health.port });
   }
+
+  const { kafka, service } = config.stack;
+  const instance = instanceName(config);
+  const quiet: Log = { ...log, info: log.debug, warn: log.debug, child: () => quiet };
+  const reporter = startReporter(
+    {
+      clock,
+      log,
+      bus: createKafkaBus({
+        // The service's own bus says what there is to say.
+        log: quiet,
+        brokers: kafka.brokers,
+        groupPrefix: kafka.groupId,
+        clientId: `${instance} report`,
+      }),
+      notReady,
+    },
+    { service, instance, version },
+  );
+  frame.keep('report', () => reporter.stop());
 
   const starting = start(frame, config).then(
     (service) => {

@@ -2,7 +2,7 @@
 
 import { formatSats } from '../../core/ledger/amount.ts';
 import type { AccountView, PayoutView } from './money.ts';
-import type { BlockView, PoolStatus, WorkerStatus } from './views.ts';
+import type { BlockView, PoolStatus, ServiceView, WorkerStatus } from './views.ts';
 
 const WORKERS_SHOWN = 100;
 const BLOCKS_SHOWN = 20;
@@ -15,10 +15,12 @@ export function renderPage(
     blocks: readonly BlockView[];
     accounts: readonly AccountView[];
     payouts: readonly PayoutView[];
+    /** Empty where everything is one process. */
+    services: readonly ServiceView[];
   },
   at: { host: string; nowMs: number },
 ): string {
-  const { pool, workers, blocks, accounts, payouts } = shown;
+  const { pool, workers, blocks, accounts, payouts, services } = shown;
   const ports = pool.stratumPorts.flatMap(({ port, tls, startDifficulty }) => {
     const from = `from difficulty ${formatNumber(startDifficulty)}`;
     const plain =
@@ -73,6 +75,7 @@ th{font-weight:600}code{font-size:.9em;word-break:break-all}@media(prefers-color
 </style></head><body>
 <h1>Headframe</h1>
 <table>${rows.map(([name, value]) => `<tr><th>${name}</th><td>${value}</td></tr>`).join('\n')}</table>
+${serviceTable(services, at.nowMs)}
 <h2>Workers</h2>
 <table><tr><th>Worker</th><th>Hashrate</th><th>Difficulty</th><th>Accepted</th><th>Rejected</th><th>Best</th><th>Last share</th></tr>
 ${[...workers]
@@ -90,7 +93,7 @@ ${blocks
 ${accountTable(accounts)}
 ${payoutTable(payouts, at.nowMs)}
 <p>As JSON: <a href="/api/v1/pool">pool</a>, <a href="/api/v1/workers">workers</a>, <a href="/api/v1/blocks">blocks</a>,
-<a href="/api/v1/accounts">accounts</a>, <a href="/api/v1/rounds">rounds</a>, <a href="/api/v1/payouts">payouts</a>. Version ${escapeHtml(pool.version)}.</p>
+<a href="/api/v1/accounts">accounts</a>, <a href="/api/v1/rounds">rounds</a>, <a href="/api/v1/payouts">payouts</a>${services.length > 0 ? ', <a href="/api/v1/services">services</a>' : ''}. Version ${escapeHtml(pool.version)}.</p>
 </body></html>
 `;
 }
@@ -142,6 +145,25 @@ function payoutTable(payouts: readonly PayoutView[], nowMs: number): string {
   );
   return `<h2>Payouts</h2>
 <table><tr><th>Batch</th><th>Amount</th><th>Accounts</th><th>State</th><th>Made</th><th>Transaction</th></tr>
+${rows.join('\n')}</table>`;
+}
+
+function serviceTable(services: readonly ServiceView[], nowMs: number): string {
+  if (services.length === 0) return '';
+  const rows = services.map((one) => {
+    const said = [...one.reasons, ...one.alarms].map(escapeHtml).join('<br>');
+    const cells = [
+      escapeHtml(one.service),
+      `<code>${escapeHtml(one.instance)}</code>`,
+      escapeHtml(one.state),
+      formatAgo(nowMs - one.startedAtMs),
+      escapeHtml(one.version),
+      said,
+    ];
+    return `<tr>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`;
+  });
+  return `<h2>Services</h2>
+<table><tr><th>Service</th><th>Process</th><th>State</th><th>Runs for</th><th>Version</th><th></th></tr>
 ${rows.join('\n')}</table>`;
 }
 

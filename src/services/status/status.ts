@@ -9,6 +9,7 @@
 
 import { isIP } from 'node:net';
 import fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
+import type { RatePoint, RateSpan, RateSubject } from '../../core/series/rates.ts';
 import type { Clock, Log } from '../../ports.ts';
 import { addMoneyRoutes, type MoneySources } from './money.ts';
 import { Pace } from './pace.ts';
@@ -21,6 +22,9 @@ import {
   healthSchema,
   type PoolStatus,
   poolSchema,
+  ratesSchema,
+  type ServiceView,
+  servicesSchema,
   type WorkerStatus,
   workersSchema,
 } from './views.ts';
@@ -36,15 +40,22 @@ export type HealthTools = {
   notLive(): string[];
 };
 
-export type StatusTools = HealthTools & {
+/** What the public port shows. */
+export type ApiTools = Pick<HealthTools, 'clock' | 'log' | 'notReady'> & {
   pool(): PoolStatus | Promise<PoolStatus>;
-  workers(): readonly WorkerStatus[];
+  workers(): readonly WorkerStatus[] | Promise<readonly WorkerStatus[]>;
   /** The last rejections of `account.worker`, as plain JSON data; null when that worker is not known. */
   rejections(worker: string): readonly unknown[] | null;
   /** Newest first. Rejects when the database is away. */
   blocks(limit: number): Promise<readonly BlockView[]>;
   money: MoneySources;
+  /** Every process, where there are several. */
+  services?: () => readonly ServiceView[];
+  /** Rates by time for charts, where they are kept. Rejects when they cannot be had. */
+  rates?: (subject: RateSubject, span: RateSpan) => Promise<readonly RatePoint[]>;
 };
+
+export type StatusTools = HealthTools & ApiTools;
 
 export type StatusOptions = {
   /** Null: switched off. Port 0 takes any free one. */
@@ -67,32 +78,29 @@ const CONNECTIONS_MAX = 512;
 const PROFILE_SECONDS_MAX = 60;
 const WORKERS_LISTED_MAX = 1_000;
 const BLOCKS_LISTED_MAX = 500;
+/** Of a chart; its steps are whole minutes. */
+const RATE_POINTS = 60;
+const RATE_HOURS_MAX = 720;
 /** Of each list, on the page. */
 const LINES_SHOWN = 20;
 const STOP_MS = 1_000;
 
 /** Listens on what is asked for. Rejects with a sentence for the operator when a port can not be had. */
 export async function startStatus(tools: StatusTools, options: StatusOptions): Promise<Status> {
-  const api = options.api === null ? null : buildApi(tools);
-  const own = options.metrics === null ? null : buildPrivate(tools);
-  const started: FastifyInstance[] = [];
-  const stop = async () => {
-    await Promise.all(started.map((server) => close(server)));
-  };
+  const api = options.api === null ? null : await startApi(tools, options.api);
   try {
-    if (api !== null) {
-      await listen(api, options.api!, 'the status page', 'API_PORT');
-      started.push(api);
-    }
-    if (own !== null) {
-      await listen(own, options.metrics!, 'metrics', 'METRICS_PORT');
-      started.push(own);
-    }
+    const own = options.metrics === null ? null : await startHealth(tools, options.metrics);
+    return {
+      apiPort: api?.port ?? null,
+      metricsPort: own?.port ?? null,
+      async stop() {
+        await Promise.all([api?.stop(), own?.stop()]);
+      },
+    };
   } catch (error) {
-    await stop();
+    await api?.stop();
     throw error;
   }
-  return { apiPort: portOf(api), metricsPort: portOf(own), stop };
 }
 
 /** The private side alone. Rejects with a sentence for the operator when the port can not be had. */
@@ -102,12 +110,22 @@ export async function startHealth(
 ): Promise<{ readonly port: number; stop(): Promise<void> }> {
   const server = buildPrivate(tools);
   await listen(server, at, 'metrics', 'METRICS_PORT');
-  return { port: portOf(server)!, stop: () => close(server) };
+  return { port: portOf(server), stop: () => close(server) };
+}
+
+/** The public side alone. Rejects with a sentence for the operator when the port can not be had. */
+export async function startApi(
+  tools: ApiTools,
+  at: { host: string; port: number },
+): Promise<{ readonly port: number; stop(): Promise<void> }> {
+  const server = buildApi(tools);
+  await listen(server, at, 'the status page', 'API_PORT');
+  return { port: portOf(server), stop: () => close(server) };
 }
 
 // ── The public side ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-function buildApi(tools: StatusTools): FastifyInstance {
+function buildApi(tools: ApiTools): FastifyInstance {
   const { clock } = tools;
   const server = buildServer(tools);
   const pace = new Pace({ perSecond: 20, burst: 60, addressesMax: 10_000 });
@@ -118,14 +136,15 @@ function buildApi(tools: StatusTools): FastifyInstance {
 
   server.get('/', async (request, reply) => {
     const { money } = tools;
-    const [pool, blocks, accounts, payouts] = await Promise.all([
+    const [pool, workers, blocks, accounts, payouts] = await Promise.all([
       tools.pool(),
+      tools.workers(),
       tools.blocks(LINES_SHOWN).catch(() => []),
       money.accounts(LINES_SHOWN).catch(() => []),
       money.payouts(LINES_SHOWN).catch(() => []),
     ]);
     const page = renderPage(
-      { pool, workers: tools.workers(), blocks, accounts, payouts },
+      { pool, workers, blocks, accounts, payouts, services: tools.services?.() ?? [] },
       {
         host: nameOf(request.headers.host) ?? 'this-machine',
         nowMs: clock.nowMs(),
@@ -159,7 +178,7 @@ function buildApi(tools: StatusTools): FastifyInstance {
       },
     },
     async ({ query }) => {
-      const workers = tools.workers();
+      const workers = await tools.workers();
       return {
         total: workers.length,
         workers: workers.slice(query.offset, query.offset + query.limit),
@@ -207,7 +226,65 @@ function buildApi(tools: StatusTools): FastifyInstance {
     },
   );
   addMoneyRoutes(server, tools.money, withoutBigints);
+  const { services, rates } = tools;
+  if (services !== undefined) {
+    server.get('/api/v1/services', { schema: { response: { 200: servicesSchema } } }, async () => ({
+      status: tools.notReady(),
+      services: services(),
+    }));
+  }
+  if (rates !== undefined) addRateRoute(server, rates, clock);
   return server;
+}
+
+/** Rates by time, from the first whole step to the last one that is over. */
+function addRateRoute(
+  server: FastifyInstance,
+  rates: NonNullable<ApiTools['rates']>,
+  clock: Clock,
+): void {
+  type Query = { pool: string; account?: string; worker?: string; hours: number };
+  const name = { type: 'string', minLength: 1, maxLength: 512 };
+  server.get<{ Querystring: Query }>(
+    '/api/v1/rates',
+    {
+      schema: {
+        querystring: {
+          type: 'object',
+          properties: {
+            pool: { ...name, default: 'main' },
+            account: name,
+            worker: { ...name, minLength: 0 },
+            hours: { type: 'integer', minimum: 1, maximum: RATE_HOURS_MAX, default: 24 },
+          },
+        },
+        response: { 200: ratesSchema, 400: errorSchema, 503: errorSchema },
+      },
+    },
+    async ({ query }, reply) => {
+      const { pool, account, worker, hours } = query;
+      if (worker !== undefined && account === undefined)
+        return reply.code(400).send({ error: 'a worker is asked for together with its account' });
+      const subject: RateSubject =
+        account === undefined
+          ? { pool }
+          : worker === undefined
+            ? { pool, account }
+            : { pool, account, worker };
+      const stepMs = Math.max(60_000, (hours * 3_600_000) / RATE_POINTS);
+      const untilMs = clock.nowMs();
+      try {
+        const points = await rates(subject, {
+          fromMs: untilMs - hours * 3_600_000,
+          untilMs,
+          stepMs,
+        });
+        return { stepMs, points };
+      } catch {
+        return reply.code(503).send({ error: 'the time series does not answer' });
+      }
+    },
+  );
 }
 
 // ── The private side ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -303,7 +380,7 @@ function buildPrivate(tools: HealthTools): FastifyInstance {
 
 // ── Both ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function buildServer({ log }: HealthTools): FastifyInstance {
+function buildServer({ log }: Pick<HealthTools, 'log'>): FastifyInstance {
   const server = fastify({
     logger: false,
     bodyLimit: 1_024,
@@ -382,9 +459,9 @@ async function close(server: FastifyInstance): Promise<void> {
   }
 }
 
-function portOf(server: FastifyInstance | null): number | null {
-  const address = server?.server.address();
-  return typeof address === 'object' && address !== null ? address.port : null;
+function portOf(server: FastifyInstance): number {
+  const address = server.server.address();
+  return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
 function answerHealth(reply: FastifyReply, reasons: readonly string[]): FastifyReply {

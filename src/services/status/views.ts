@@ -81,6 +81,23 @@ export type BlockView = {
   rewardSats: bigint | null;
 };
 
+/** A process of the stack, as it says of itself. */
+export type ServiceView = {
+  service: string;
+  instance: string;
+  version: string;
+  /** ready, not ready, silent. */
+  state: string;
+  /** Why it is not ready. */
+  reasons: readonly string[];
+  startedAtMs: number;
+  heardAtMs: number;
+  /** A few numbers and words about what it does; which, depends on the service. */
+  figures: Readonly<Record<string, number>>;
+  words: Readonly<Record<string, string>>;
+  alarms: readonly string[];
+};
+
 const number = { type: 'number' } as const;
 const text = { type: 'string' } as const;
 const maybeText = { type: ['string', 'null'] } as const;
@@ -189,6 +206,43 @@ export const blocksSchema = {
           rewardSats: maybeText,
         },
       },
+    },
+  },
+} as const;
+
+export const servicesSchema = {
+  type: 'object',
+  properties: {
+    /** Why the pool as a whole does not work as it should. */
+    status: { type: 'array', items: text },
+    services: {
+      type: 'array',
+      items: {
+        type: 'object',
+        properties: {
+          service: text,
+          instance: text,
+          version: text,
+          state: text,
+          reasons: { type: 'array', items: text },
+          startedAtMs: number,
+          heardAtMs: number,
+          figures: counts,
+          words: { type: 'object', additionalProperties: text },
+          alarms: { type: 'array', items: text },
+        },
+      },
+    },
+  },
+} as const;
+
+export const ratesSchema = {
+  type: 'object',
+  properties: {
+    stepMs: number,
+    points: {
+      type: 'array',
+      items: { type: 'object', properties: { atMs: number, hps: number, shares: number } },
     },
   },
 } as const;
