@@ -7,7 +7,7 @@ import { batchBytesMax } from '../../src/adapters/bus/kafka-topics.ts';
 import { isServiceName, SERVICES } from '../../src/config/services.ts';
 import { readConfig } from '../../src/config.ts';
 import { TOPICS } from '../../src/messages/topics.ts';
-import { type Json, readText, readYaml, root, settingNames } from './files.ts';
+import { type Json, readText, readYaml, root, settingNames, usesCache } from './files.ts';
 
 const stack = readYaml(readText('deploy/compose.yaml'))[0]!;
 const single = readYaml(readText('deploy/single.compose.yaml'))[0]!;
@@ -176,6 +176,7 @@ test('each service is given what it needs, the program takes it, and no secret o
     // The API reads from InfluxDB where there is one.
     const mayInflux = needs.includes('influx') || name === 'apiserver';
     assert.equal('INFLUX_TOKEN' in env, mayInflux, `${at}: InfluxDB`);
+    if (usesCache(name)) assert.ok('REDIS_URL' in env, `${at} uses a cache: give it REDIS_URL`);
   }
 });
 

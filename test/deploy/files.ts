@@ -121,3 +121,8 @@ export function anchorsOf(page: string): Set<string> {
     ),
   );
 }
+
+/** Whether a service of the stack opens the cache that processes share. */
+export function usesCache(service: string): boolean {
+  return /\bopenCache\(/.test(readText(`src/stack/${service}.ts`));
+}

@@ -152,7 +152,6 @@ test('the program works from these files and the packages of production alone, w
   if (isRoot) for (const folder of [data, temporary]) fs.chownSync(folder, 65_534, 65_534);
   makeReadOnly(app);
 
-  // The dependencies may lie where that user can not go; the program itself says so at once.
   const [stratumPort, metricsPort] = [await freePort(), await freePort()];
   const env = {
     PATH: process.env.PATH ?? '',
@@ -229,24 +228,32 @@ function linkTree(source: string, target: string): void {
     const to = join(target, entry.name);
     if (entry.isDirectory()) linkTree(from, to);
     else if (entry.isSymbolicLink()) continue;
-    else fs.copyFileSync(from, to, fs.constants.COPYFILE_FICLONE);
+    else linkOrCopy(from, to);
   }
 }
 
-function makeReadOnly(folder: string): void {
-  for (const entry of fs.readdirSync(folder, { withFileTypes: true, recursive: true })) {
-    if (entry.isSymbolicLink()) continue;
-    const path = join(entry.parentPath, entry.name);
-    const { mode } = fs.statSync(path);
-    fs.chmodSync(path, (entry.isDirectory() ? 0o555 : 0o444) | (mode & 0o111));
+/** A second name of the file: nothing is written to it. Copied where the temporary folder is on another disk. */
+function linkOrCopy(from: string, to: string): void {
+  try {
+    fs.linkSync(from, to);
+  } catch {
+    fs.copyFileSync(from, to);
   }
-  fs.chmodSync(folder, 0o555);
+}
+
+/** No file can be made, removed or replaced. Modes of files stay, because files may be shared with node_modules. */
+function makeReadOnly(folder: string): void {
+  setFolderModes(folder, 0o555);
 }
 
 function makeWritable(folder: string): void {
-  fs.chmodSync(folder, 0o755);
+  setFolderModes(folder, 0o755);
+}
+
+function setFolderModes(folder: string, mode: number): void {
+  fs.chmodSync(folder, mode);
   for (const entry of fs.readdirSync(folder, { withFileTypes: true, recursive: true }))
-    if (entry.isDirectory()) fs.chmodSync(join(entry.parentPath, entry.name), 0o755);
+    if (entry.isDirectory()) fs.chmodSync(join(entry.parentPath, entry.name), mode);
 }
 
 async function freePort(): Promise<number> {
