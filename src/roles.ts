@@ -38,6 +38,8 @@ export type ThreadData = { log: LogOptions } & (
       journalDirectory: string;
       /** As for `store`. */
       committed: SharedArrayBuffer;
+      /** Up to when the gateway has settled everything, ms since 1970, a 64-bit integer. */
+      settled: SharedArrayBuffer;
     }
   | { role: 'devnet'; options: DevnetOptions; address: string | null }
 );

@@ -225,7 +225,13 @@ async function startRole(
         log,
         committed: data.committed,
       });
-      const shipper = startShipper({ source, bus: kafka, log });
+      const settled = new BigInt64Array(data.settled);
+      const shipper = startShipper({
+        source,
+        bus: kafka,
+        log,
+        marks: { gateway, settledThroughMs: () => Number(Atomics.load(settled, 0)) },
+      });
       return {
         status: (): BrokerStatus => ({
           kafka: kafka.status(),

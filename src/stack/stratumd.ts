@@ -25,6 +25,7 @@ import { createGatewayMetrics } from '../services/stratumd/options.ts';
 import { RefusalBook } from '../services/stratumd/refusals.ts';
 import type { BrokerStatus } from './broker.ts';
 import { takeGatewayPrefix } from './gateway-prefix.ts';
+import { describeGateway } from './gateway-report.ts';
 import {
   EX_CONFIG,
   type Frame,
@@ -36,6 +37,8 @@ import {
 
 const LOOK_MS = 250;
 const REFUSALS_MS = 1_000;
+/** What others wait for at most, when this gateway is idle, beside the road itself. */
+const SETTLE_MS = 20;
 
 export async function startStratumd(frame: Frame, config: ServiceConfig): Promise<Service> {
   const { clock, log, keep } = frame;
@@ -64,6 +67,9 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
   // The door is opened last and needs the gateway; nobody is blamed before.
   let blame: Door['blame'] = () => {};
   const refusals = new RefusalBook();
+  /** Newest tickets of the journal: taken, and on disk. */
+  let appended = 0;
+  let committed = 0;
   const neighbours =
     config.stack.redisUrl === null
       ? undefined
@@ -73,7 +79,14 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
       log,
       metrics,
       hash: accelerator?.hash ?? foldInTypescript,
-      journal,
+      journal: {
+        state: () => journal.state(),
+        append(record) {
+          const ticket = journal.append(record);
+          if (ticket > 0) appended = ticket;
+          return ticket;
+        },
+      },
       lane,
       defer: setImmediate,
       persistLease: (highWater) => replaceFile(leasePath, `${highWater}\n`),
@@ -100,7 +113,16 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
       limits: config.stratum.limits,
     },
   );
-  journal.onCommitted = (ticket) => gateway.committed(ticket);
+  journal.onCommitted = (ticket) => {
+    committed = ticket;
+    gateway.committed(ticket);
+  };
+  // With nothing on its way to the disk, all that was accepted before this moment is there.
+  const settled = new BigInt64Array(new SharedArrayBuffer(8));
+  const settling = setInterval(() => {
+    if (committed === appended) Atomics.store(settled, 0, BigInt(clock.nowMs() - 1));
+  }, SETTLE_MS);
+  keep('settling', () => clearInterval(settling));
 
   const sources = new JobSources();
   await bus.subscribe('mining.jobs', 'gateway', async (records) => {
@@ -147,6 +169,7 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
       gateway: name,
       journalDirectory: config.journal.directory,
       committed: journal.committedPosition,
+      settled: settled.buffer,
     }),
     onStart: (port) => {
       isLinked = true;
@@ -230,6 +253,19 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
       ];
     },
   });
+  frame.report(() =>
+    describeGateway({
+      snapshot: gateway.snapshot(clock.nowMs()),
+      metrics,
+      journalState: journal.state(),
+      unshippedBytes: broker()?.shipper.lagBytes ?? journal.figures().unshippedBytes,
+      ports: config.stratum.ports.map(({ tls, startDifficulty }, at) => ({
+        port: door.ports[at] ?? 0,
+        tls,
+        startDifficulty,
+      })),
+    }),
+  );
   log.info('miners are welcome', {
     gateway: name,
     prefix,
