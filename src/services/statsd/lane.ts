@@ -3,7 +3,7 @@
  * the sum so far and which is written again when more shares come. What is written twice is the same, so nothing counts double.
  *
  * A window is closed when the partition has come half a minute past its end, by the times of the shares alone. A share that comes later
- * is a point of its own, at a place in its window that its hash gives. After a restart the partition is read again from where the first
+ * is a point of its own, at a place in its window that its hash gives (five million places: two that meet count as one). After a restart the partition is read again from where the first
  * window began that was open when everything was last known to be written (`Position`); what belongs to windows closed by then is
  * passed over. So the sums come out the same, however often and wherever it was interrupted.
  */
@@ -40,7 +40,7 @@ export type Taken = { points: SeriesPoint[]; position: Position | null };
 
 export const WINDOW_MS = 10_000;
 const LATE_MS = 30_000;
-/** While the time series is away; a quarter of an hour. Beyond that the oldest are lost. */
+/** While the time series is away; a quarter of an hour. Beyond that the oldest sums are lost, and late shares. */
 const WINDOWS_MAX = 90;
 const LATE_MAX = 50_000;
 /** The first half of a window's microseconds belongs to sums: slots of a thousand lanes each. The second half to late shares. */
@@ -195,10 +195,9 @@ export class Lane {
   }
 
   #addLate(share: CountedShare, startMs: number, offset: bigint | null): Verdict {
-    while (this.#late.size >= LATE_MAX) {
-      const [key, eldest] = this.#late.entries().next().value as [string, Cell];
-      this.#late.delete(key);
-      if (this.#dirty.delete(eldest)) this.#lost++;
+    if (this.#late.size >= LATE_MAX) {
+      this.#lost++;
+      return 'late';
     }
     const seed = share.hash === null ? (offset ?? 0n) : seedOf(share.hash);
     const mixed = Number((seed * 0x9e3779b97f4a7c15n) & 0xffffffffffffn) % LATE_PLACES;

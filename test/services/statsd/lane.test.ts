@@ -58,13 +58,12 @@ function share(index: number, atMs: number, more: Partial<CountedShare> = {}): C
 }
 
 function expected(shares: readonly CountedShare[]): Record<string, [number, number]> {
-  const store = new Store();
   const seen = new Set<string>();
   const sums: Record<string, [number, number]> = {};
   for (const one of shares) {
-    const id = one.hash === null ? `${seen.size}` : Buffer.from(one.hash).toString('hex');
-    if (seen.has(id)) continue;
-    seen.add(id);
+    const identity = one.hash === null ? '' : Buffer.from(one.hash).toString('hex');
+    if (identity !== '' && seen.has(identity)) continue;
+    seen.add(identity);
     const windowMs = Math.floor(one.atMs / WINDOW_MS) * WINDOW_MS;
     const { pool, status, reason, account, worker } = one;
     for (const key of [
@@ -79,80 +78,93 @@ function expected(shares: readonly CountedShare[]): Record<string, [number, numb
       sums[key] = [count + 1, difficulty + one.difficulty];
     }
   }
-  assert.equal(store.points.size, 0);
   return sums;
 }
 
 test('however it is interrupted, every share is in the sums exactly once', () => {
-  const step = fc.record({
-    /** Mostly forward; sometimes a share of long ago, from a gateway that was cut off. */
-    passMs: fc.oneof(
-      { weight: 6, arbitrary: fc.nat(4_000) },
-      { weight: 1, arbitrary: fc.integer({ min: -120_000, max: 60_000 }) },
-    ),
-    event: fc.constantFrom(
-      'none',
-      'none',
-      'none',
-      'write',
-      'write',
-      'crash',
-      'lostWrite',
-      'again',
-      'twin',
+  const shareArbitrary = fc.record({
+    passMs: fc.nat(6_000),
+    /** Gateways are not equally fast, and one was cut off for long. */
+    behindMs: fc.oneof(
+      fc.constant(0),
+      fc.nat(45_000),
+      { weight: 1, arbitrary: fc.nat(200_000) },
+      { weight: 1, arbitrary: fc.integer({ min: -40_000, max: 0 }) },
     ),
     isRefused: fc.boolean(),
+    /** Shareproc was killed between publishing and committing. */
+    isTwice: fc.boolean(),
   });
+  const event = fc.oneof(
+    {
+      weight: 8,
+      arbitrary: fc.record({ kind: fc.constant('read' as const), records: fc.nat(12) }),
+    },
+    { weight: 4, arbitrary: fc.record({ kind: fc.constant('write' as const) }) },
+    { weight: 1, arbitrary: fc.record({ kind: fc.constant('lose' as const) }) },
+    {
+      weight: 1,
+      arbitrary: fc.record({ kind: fc.constant('again' as const), records: fc.nat(9) }),
+    },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant('crash' as const) }) },
+  );
   fc.assert(
-    fc.property(fc.array(step, { minLength: 1, maxLength: 120 }), (steps) => {
-      let nowMs = START_MS;
-      const log: CountedShare[] = [];
-      for (const [i, { passMs, isRefused, event }] of steps.entries()) {
-        nowMs = Math.max(START_MS - 200_000, nowMs + passMs);
-        const refused = { status: 'rejected', reason: 'audit-hash', hash: null };
-        log.push(share(i, nowMs, isRefused && event !== 'twin' ? refused : {}));
-        if (passMs < 0) nowMs -= passMs;
-      }
-      // Shareproc was killed between publishing and committing: a share stands in the log twice.
-      const twins = steps.flatMap(({ event }, i) => (event === 'twin' ? [log[i]!] : []));
-      for (const twin of twins) log.splice(log.indexOf(twin) + 1, 0, twin);
-
-      const store = new Store();
-      let position: Position | null = null;
-      let lane = new Lane(7, 100, position);
-      let next = 0;
-      const write = (isTaken: boolean) => {
-        const taken = lane.take();
-        // Some arrive even when nobody says so.
-        store.write(isTaken ? taken.points : taken.points.slice(0, taken.points.length >> 1));
-        if (!isTaken) return lane.giveBack();
-        lane.settle();
-        position = taken.position ?? position;
-      };
-      for (let done = 0, guard = 0; done < steps.length && guard < 5_000; guard++) {
-        const { event } = steps[done++]!;
-        const until = Math.ceil((done * log.length) / steps.length);
-        for (; next < until; next++) {
-          if (lane.enter(BigInt(next))) lane.add(log[next]!, BigInt(next));
+    fc.property(
+      fc.array(shareArbitrary, { minLength: 10, maxLength: 100 }),
+      fc.array(event, { minLength: 10, maxLength: 80 }),
+      (shares, events) => {
+        let nowMs = START_MS;
+        const log = shares.flatMap(({ passMs, behindMs, isRefused, isTwice }, i) => {
+          nowMs += passMs;
+          const refused = { status: 'rejected', reason: 'audit-hash', hash: null };
+          const one = share(i, nowMs - behindMs, isRefused ? refused : {});
+          return isTwice && !isRefused ? [one, one] : [one];
+        });
+        const store = new Store();
+        let position: Position | null = null;
+        let lane = new Lane(7, 100, position);
+        let next = 0;
+        let slot = 100;
+        const read = (until: number) => {
+          for (; next < Math.min(until, log.length); next++) {
+            if (lane.enter(BigInt(next))) lane.add(log[next]!, BigInt(next));
+          }
+        };
+        const write = () => {
+          const taken = lane.take();
+          store.write(taken.points);
+          lane.settle();
+          position = taken.position ?? position;
+        };
+        for (const one of events) {
+          if (one.kind === 'read') read(next + one.records);
+          else if (one.kind === 'write') write();
+          else if (one.kind === 'lose') {
+            // Some arrive even when nobody says so.
+            const { points } = lane.take();
+            store.write(points.slice(0, points.length >> 1));
+            lane.giveBack();
+          } else if (one.kind === 'again') {
+            const until = next;
+            next = Math.max(
+              0,
+              next - one.records,
+              Number((position as Position | null)?.resume ?? 0n),
+            );
+            read(until);
+          } else {
+            // The slot is that of what was written; a new one is only for who knows of nothing.
+            lane = new Lane(7, position === null ? 100 : ++slot, position);
+            next = Number((position as Position | null)?.resume ?? 0n);
+          }
         }
-        if (event === 'write') write(true);
-        if (event === 'lostWrite') write(false);
-        if (event === 'again') next = Math.max(0, next - 5);
-        if (event === 'crash') {
-          lane = new Lane(7, 100, position);
-          next = Number((position as Position | null)?.resume ?? 0n);
-        }
-        if (event === 'again')
-          for (; next < until; next++) assert.equal(lane.enter(BigInt(next)), false);
-      }
-      for (; next < log.length; next++) {
-        if (lane.enter(BigInt(next))) lane.add(log[next]!, BigInt(next));
-      }
-      write(true);
-      assert.deepEqual(store.sums(), expected(log));
-      assert.equal(lane.lost, 0);
-    }),
-    { numRuns: 600 },
+        read(log.length);
+        write();
+        assert.deepEqual(store.sums(), expected(log));
+        assert.equal(lane.lost, 0);
+      },
+    ),
+    { numRuns: 1_000 },
   );
 });
 
@@ -192,6 +204,7 @@ test('late shares of before are bounded too', () => {
   const lane = new Lane(0, 0, null);
   lane.add(share(0, START_MS + 3_600_000), null);
   for (let i = 1; i < 60_000; i++) lane.add(share(i, START_MS), null);
-  assert.ok(lane.dirtyCells <= 50_004, String(lane.dirtyCells));
-  assert.ok(lane.lost > 60_000, String(lane.lost));
+  // A cell of the pool and one of the worker each; a few meet in one place.
+  assert.ok(lane.dirtyCells >= 50_000 && lane.dirtyCells <= 50_004, String(lane.dirtyCells));
+  assert.ok(lane.lost > 34_000 && lane.lost <= 35_000, String(lane.lost));
 });
