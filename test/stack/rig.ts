@@ -1,11 +1,8 @@
 /** Services as processes over a real broker, on one node; for tests of gateways and job managers. */
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { encodeAddress } from '../../src/core/bitcoin/address.ts';
 import { freePorts, PoolProcess, type ProgramPorts } from '../tools/pool-process.ts';
 import type { RegtestNode } from '../tools/regtest-node.ts';
-
-const CHILD = fileURLToPath(new URL('./service-child.ts', import.meta.url));
 
 export const POOL_ADDRESS = encodeAddress(
   Uint8Array.of(0, 20, ...new Array<number>(20).fill(3)),
@@ -43,7 +40,7 @@ export async function startService(
     ...options.node.settings,
     ...options.env,
   };
-  return new PoolProcess([service], env, ports, CHILD);
+  return new PoolProcess([service], env, ports);
 }
 
 /** Asks `/ready` until it is as wanted, and gives the reasons it names. */

@@ -60,15 +60,10 @@ export class PoolProcess {
   readonly #child: ChildProcess;
   readonly #gone: Promise<void>;
 
-  constructor(
-    argv: readonly string[],
-    env: Record<string, string>,
-    ports: ProgramPorts,
-    entry = MAIN,
-  ) {
+  constructor(argv: readonly string[], env: Record<string, string>, ports: ProgramPorts) {
     this.ports = ports;
     const { PATH = '', HOME = '/', TMPDIR = '' } = process.env;
-    this.#child = spawn(process.execPath, [entry, ...argv], {
+    this.#child = spawn(process.execPath, [MAIN, ...argv], {
       cwd: tmpdir(),
       env: { PATH, HOME, ...(TMPDIR === '' ? {} : { TMPDIR }), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
