@@ -37,14 +37,6 @@ export async function startApiserver(frame: Frame, config: ServiceConfig): Promi
   const series = openSeries(frame, config);
   const bus = openBus(frame, config, config.instance.gateway);
   const fleet = createFleet({ clock });
-  await bus.subscribe('service.status', 'apiserver', async (records) => {
-    for (const { value } of records) {
-      const report = decodeServiceReport(value);
-      if (report.ok) fleet.take(report.value);
-      else log.warn('what a service says of itself could not be read', { reason: report.reason });
-    }
-  });
-
   const later = createLaterDb();
   if (config.api !== null) {
     const overview = { config, fleet, startedAtMs: clock.nowMs(), version: frame.version };
@@ -77,6 +69,13 @@ export async function startApiserver(frame: Frame, config: ServiceConfig): Promi
     frame.keep('status page', () => api.stop());
     log.info('look here', { page: `http://127.0.0.1:${api.port}/` });
   }
+  await bus.subscribe('service.status', 'apiserver', async (records) => {
+    for (const { value } of records) {
+      const report = decodeServiceReport(value);
+      if (report.ok) fleet.take(report.value);
+      else log.warn('what a service says of itself could not be read', { reason: report.reason });
+    }
+  });
   later.set(await openDb(frame, config, { name: 'headframe apiserver', connectionsMax: 8 }));
   return {};
 }
