@@ -19,7 +19,7 @@ import { join } from 'node:path';
 import { Admin } from '@platformatic/kafka';
 import {
   endProcess,
-  findFreePort,
+  findFreePorts,
   findProgram,
   isListening,
   NotFoundError,
@@ -48,6 +48,7 @@ export type KafkaOptions = {
 const POM = join(import.meta.dirname, 'kafka.pom.xml');
 const VERSION = /kafka_2\.13<\/artifactId>\s*<version>([^<]+)/.exec(readFileSync(POM, 'utf8'))?.[1];
 const HEAP = '384m';
+const TRIES = 3;
 const MAVEN_TIMEOUT_MS = 300_000;
 
 /** The folder of the jars, which are fetched when they are not there. Throws `NotFoundError` with what is missing. */
@@ -82,15 +83,25 @@ export function findKafka(): { java: string; jars: string } {
   return { java, jars };
 }
 
-/** Starts a broker and resolves when it listens. */
+/** Starts a broker and resolves when it serves. A free port may be taken by others before it listens: then with another one. */
 export async function startKafka(options: KafkaOptions): Promise<KafkaServer> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await startOnce(options);
+    } catch (error) {
+      if (tries === TRIES || error instanceof NotFoundError) throw error;
+    }
+  }
+}
+
+async function startOnce(options: KafkaOptions): Promise<KafkaServer> {
   const { java, jars } = findKafka();
   const { directory } = options;
   mkdirSync(directory, { recursive: true });
   const file = join(directory, 'server.properties');
   const logFile = join(directory, 'kafka.log');
-  const port = options.port ?? (await findFreePort());
-  const controllerPort = await findFreePort();
+  const [freePort, controllerPort] = await findFreePorts(2);
+  const port = options.port ?? (freePort as number);
   const settings: Record<string, string> = {
     'process.roles': 'broker,controller',
     'node.id': '1',

@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
-import { connect, createServer } from 'node:net';
+import { connect, createServer, type Server } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -74,6 +74,7 @@ export async function waitFor(
   while (!(await answers())) {
     const isGone = child.pid === undefined || child.exitCode !== null || child.signalCode !== null;
     if (isGone || performance.now() > endMs) {
+      if (!isGone) child.kill('SIGKILL');
       throw new Error(`${name} ${isGone ? 'ended' : 'does not answer'}\n${lastLines(logFile)}`);
     }
     await sleep(50);
@@ -94,16 +95,27 @@ export function isListening(port: number): Promise<boolean> {
   });
 }
 
-/** A port of the loopback that nobody had a moment ago. */
-export function findFreePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
+/** Ports of the loopback that nobody had a moment ago, each another one. */
+export async function findFreePorts(count: number): Promise<number[]> {
+  const servers = await Promise.all(
+    Array.from(
+      { length: count },
+      () =>
+        new Promise<Server>((resolve, reject) => {
+          const server = createServer();
+          server.once('error', reject);
+          server.listen(0, '127.0.0.1', () => resolve(server));
+        }),
+    ),
+  );
+  const ports = servers.map((server) => (server.address() as { port: number }).port);
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
+}
+
+export async function findFreePort(): Promise<number> {
+  const [port] = await findFreePorts(1);
+  return port as number;
 }
 
 /** A program on the path, or null. */

@@ -51,6 +51,7 @@ export type KafkaBusOptions = {
   heartbeatMs?: number;
   /** `subscribe` waits so long for its place before it resolves and goes on by itself. */
   subscribeWaitMs?: number;
+  /** Of everything: handlers, commits, leaving groups, and what is still to be published. */
   stopTimeoutMs?: number;
 };
 
@@ -62,6 +63,8 @@ const METADATA_MAX_AGE_MS = 30_000;
 const RETRIES = 6;
 const RETRY_MIN_MS = 50;
 const RETRY_MAX_MS = 1_000;
+/** What was published last has at least this long to get out at the end. */
+const SEND_OUT_MS = 500;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 2_000;
 
@@ -248,10 +251,12 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
       if (isStopping) return;
       isStopping = true;
       wake();
+      const endMs = performance.now() + stopTimeoutMs;
       // Handlers publish what they make of records: readers first.
       await Promise.all([...readers.values()].map((reader) => reader.stop(stopTimeoutMs)));
       isStopped = true;
-      await Promise.all([...senders.values()].map((sender) => sender.stop(stopTimeoutMs)));
+      const leftMs = Math.max(SEND_OUT_MS, endMs - performance.now());
+      await Promise.all([...senders.values()].map((sender) => sender.stop(leftMs)));
     },
   };
 }
