@@ -4,7 +4,8 @@
  * Plain JavaScript for Node 18 and later, because it is what runs before anything newer is there.
  *
  *   node scripts/run.mjs [command …]     the program: start, doctor, devnet …
- *   node scripts/run.mjs --test [file …] the tests        --sim   the simulation        --check   types, lint, schema        --bench   the benchmarks
+ *   node scripts/run.mjs --test [file …] the tests        --sim [money]  the simulations     --check   types, lint, schema
+ *   node scripts/run.mjs --bench         the benchmarks   --stack up|down  real servers for the services, on loopback
  *
  * Set-up is `npm ci` into node_modules when that is missing or older than package-lock.json; nothing global, no network once
  * it is done. Two commands at once wait for one set-up.
@@ -49,7 +50,12 @@ async function main(argv) {
   endWithParent();
   process.env.PATH = `${bin}${delimiter}${process.env.PATH ?? ''}`;
   if (first === '--test') return runHere('scripts/test.ts', rest);
-  if (first === '--sim') return runHere('test/sim/run.ts', rest);
+  if (first === '--sim')
+    return runHere(
+      rest[0] === 'money' ? 'test/sim/money/run.ts' : 'test/sim/run.ts',
+      rest[0] === 'money' ? rest.slice(1) : rest,
+    );
+  if (first === '--stack') return runHere('scripts/stack.ts', rest);
   if (first === '--check') return runHere('scripts/check.ts', rest);
   return runHere('src/main.ts', argv);
 }

@@ -63,6 +63,8 @@ const ROOMS: Record<string, { own: string[]; packages: string[]; node: string[] 
 const DRIVERS: Record<string, string> = {
   pg: 'src/adapters/db/',
   zeromq: 'src/',
+  '@platformatic/kafka': 'src/adapters/bus/',
+  '@redis/client': 'src/adapters/cache/',
   koffi: 'src/adapters/pow/',
   yaml: 'src/config/file.ts',
   pino: 'src/log.ts',
