@@ -9,9 +9,10 @@ import { readMigrations } from '../adapters/db/migrations.ts';
 import { connectPostgres } from '../adapters/db/postgres.ts';
 import { readFileIfAny, replaceFile } from '../adapters/files.ts';
 import { StartError } from '../compose.ts';
+import type { Db } from '../ports.ts';
 import { LEASE_DAYS, type LeaseAnswer, takeGatewayLease } from '../store/gateways.ts';
-import { migrate, SchemaTooNewError } from '../store/migrate.ts';
-import { EX_CONFIG, type Frame, type ServiceConfig } from './serve.ts';
+import { migrate } from '../store/migrate.ts';
+import { asStartError, EX_CONFIG, type Frame, type ServiceConfig } from './serve.ts';
 
 const FILE = 'gateway.lease';
 const EX_TEMPFAIL = 75;
@@ -129,19 +130,20 @@ async function askDatabase(
   config: ServiceConfig,
   gateway: Parameters<typeof takeGatewayLease>[1],
 ): Promise<LeaseAnswer> {
-  const db = await connectPostgres({
-    connectionString: config.database.url ?? '',
-    log,
-    connectionsMax: 1,
-    name: 'headframe stratumd',
-  });
+  let db: Db | null = null;
   try {
+    db = await connectPostgres({
+      connectionString: config.database.url ?? '',
+      log,
+      connectionsMax: 1,
+      name: 'headframe stratumd',
+    });
     await migrate({ db, log }, readMigrations());
     return await takeGatewayLease(db, gateway);
   } catch (error) {
-    throw error instanceof SchemaTooNewError ? new StartError(error.message, EX_CONFIG) : error;
+    throw asStartError(error);
   } finally {
-    await db.stop();
+    await db?.stop();
   }
 }
 

@@ -325,9 +325,7 @@ export async function openDb(
       return opened;
     } catch (error) {
       await opened?.stop();
-      if (error instanceof SchemaTooNewError || WRONG_BY_CONFIG.has(codeOf(error)))
-        throw new StartError(`PostgreSQL: ${(error as Error).message}`, EX_CONFIG);
-      throw error;
+      throw asStartError(error);
     }
   });
   let trouble: string | null = null;
@@ -355,6 +353,13 @@ export async function openDb(
   });
   frame.watch(() => (trouble === null ? [] : [trouble]));
   return db;
+}
+
+/** What only the operator can mend becomes a `StartError`; every other error stays as it is. */
+export function asStartError(error: unknown): unknown {
+  if (error instanceof SchemaTooNewError || WRONG_BY_CONFIG.has(codeOf(error)))
+    return new StartError(`PostgreSQL: ${(error as Error).message}`, EX_CONFIG);
+  return error;
 }
 
 /** Wrong user or password, no such database, no right to connect. */
