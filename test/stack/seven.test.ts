@@ -1,0 +1,238 @@
+/**
+ * The whole stack: seven services as processes of their own over real servers, two gateways, miners on both; each process is killed once
+ * while they mine. In the end every share that was acknowledged stands in the database once, every block that stands in the chain has
+ * its round, and the books are right.
+ */
+import assert from 'node:assert/strict';
+import { after, test } from 'node:test';
+import { encodeHexReversed } from '../../src/core/bitcoin/bytes.ts';
+import { listBlocks } from '../../src/store/blocks.ts';
+import { auditLedger, sumBalances } from '../../src/store/ledger.ts';
+import { listRounds, readRound } from '../../src/store/rounds.ts';
+import { kafkaMissing } from '../tools/broker.ts';
+import { TestMiner } from '../tools/test-miner.ts';
+import { POOL_ADDRESS, untilReady } from './rig.ts';
+import { type Member, type Servers, startFleet, startServers, untilAllReady } from './seven.ts';
+
+const missing = kafkaMissing();
+const STALE = 21;
+const PACE_MS = 300;
+const MATURITY = 101;
+
+/** Mines on one gateway for as long as it is told, with a new connection and worker name whenever the old one ends. */
+class Rig {
+  /** Shares acknowledged and sent, by worker. */
+  readonly tally = new Map<string, { acknowledged: number; sent: number }>();
+  readonly #port: number;
+  readonly #name: string;
+  #isEnding = false;
+  #life: Promise<void>;
+
+  constructor(name: string, port: number) {
+    this.#name = name;
+    this.#port = port;
+    this.#life = this.#mine();
+  }
+
+  get acknowledged(): number {
+    return [...this.tally.values()].reduce((sum, one) => sum + one.acknowledged, 0);
+  }
+
+  async #mine(): Promise<void> {
+    for (let life = 1; !this.#isEnding; life++) {
+      const worker = `${this.#name}n${life}`;
+      const count = { acknowledged: 0, sent: 0 };
+      let miner: TestMiner | null = null;
+      try {
+        miner = await TestMiner.join({ port: this.#port, user: `${POOL_ADDRESS}.${worker}` });
+        this.tally.set(worker, count);
+        while (!this.#isEnding) {
+          count.sent += 1;
+          const { result, error } = await miner.share();
+          if (result === true) count.acknowledged += 1;
+          else if ((error as [number])[0] !== STALE) throw new Error(JSON.stringify(error));
+          await pause(PACE_MS);
+        }
+      } catch {
+        await pause(100);
+      } finally {
+        miner?.hangUp();
+      }
+    }
+  }
+
+  async end(): Promise<void> {
+    this.#isEnding = true;
+    await this.#life;
+  }
+}
+
+function pause(delayMs: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, delayMs));
+}
+
+/** Asks until the answer is as wanted; fails with the last answer. */
+async function untilTrue<T>(
+  what: string,
+  ask: () => Promise<T>,
+  isWanted: (answer: T) => boolean,
+  limitMs = 30_000,
+): Promise<T> {
+  const endMs = performance.now() + limitMs;
+  for (;;) {
+    const answer = await ask();
+    if (isWanted(answer)) return answer;
+    if (performance.now() > endMs) throw new Error(`${what}: ${plain(answer)}`);
+    await pause(200);
+  }
+}
+
+function plain(value: unknown): string {
+  return JSON.stringify(value, (_, inner) => (typeof inner === 'bigint' ? `${inner}` : inner));
+}
+
+if (missing !== null) {
+  test(`seven services over Kafka: NOT FOUND, ${missing}`, () => {});
+} else {
+  let servers: Servers | null = null;
+  let fleet: Awaited<ReturnType<typeof startFleet>> | null = null;
+  const rigs: Rig[] = [];
+  after(async () => {
+    await Promise.all(rigs.map((rig) => rig.end()));
+    await fleet?.stop();
+    await servers?.stop();
+  });
+
+  test('seven services, two gateways, each killed once: no share lost, every block in the books', async (t) => {
+    servers = await startServers();
+    const { db, node } = servers;
+    fleet = await startFleet(servers);
+    const { members } = fleet;
+    const member = (name: string): Member => members.find((one) => one.name === name)!;
+    await untilAllReady(members);
+    const gateways = [member('stratumd-1'), member('stratumd-2')];
+    for (const [at, { ports }] of gateways.entries()) rigs.push(new Rig(`g${at}`, ports.stratum));
+    const mined = () => rigs.map(({ acknowledged }) => acknowledged);
+    await untilTrue(
+      'shares on both',
+      async () => mined(),
+      (all) => all.every((one) => one >= 2),
+    );
+
+    for (const victim of members) {
+      const others = rigs.filter((_, at) => gateways[at] !== victim);
+      const before = others.map(({ acknowledged }) => acknowledged);
+      await victim.killAndStart();
+      // Mining goes on while it is gone; without work only while the last job holds.
+      await untilTrue(
+        `miners to go on without ${victim.name}`,
+        async () => others.map(({ acknowledged }) => acknowledged),
+        (all) => all.every((one, at) => one > before[at]!),
+      );
+      await untilReady(victim.process, true, 40_000).catch((error: Error) => {
+        throw new Error(`${victim.name} after its kill: ${error.message}`);
+      });
+    }
+    const sum = mined();
+    await untilTrue(
+      'shares after all kills',
+      async () => mined(),
+      (all) => all.every((one, at) => one > sum[at]!),
+    );
+    await Promise.all(rigs.map((rig) => rig.end()));
+
+    // No acknowledged share is lost, and none is there twice.
+    const tally = new Map(rigs.flatMap((rig) => [...rig.tally]));
+    const stored = await untilTrue(
+      'acknowledged shares in the database',
+      async () =>
+        new Map(
+          (
+            await db.query<{ name: string; count: bigint }>(
+              `SELECT name, count(DISTINCT header_hash) FROM shares JOIN workers USING (worker_id) GROUP BY name`,
+            )
+          ).map(({ name, count }) => [name, Number(count)]),
+        ),
+      (found) => [...tally].every(([name, one]) => (found.get(name) ?? 0) >= one.acknowledged),
+    );
+    for (const [name, count] of stored)
+      assert.ok(count <= tally.get(name)!.sent, `${name}: ${count} shares from nowhere`);
+    const [rows] = await db.query<{ all: bigint; distinct: bigint }>(
+      'SELECT count(*) AS "all", count(DISTINCT header_hash) AS "distinct" FROM shares',
+    );
+    assert.equal(rows!.all, rows!.distinct);
+
+    // Every block of ours that stands in the chain is credited, matures, and is confirmed.
+    await node.call('generatetoaddress', [MATURITY, POOL_ADDRESS]);
+    const blocks = await untilTrue(
+      'blocks that are final',
+      () => listBlocks(db, { limit: 500 }),
+      (all) =>
+        all.length > 0 &&
+        all.every(({ state }) => ['confirmed', 'orphaned', 'refused'].includes(state)),
+      60_000,
+    );
+    const ours = blocks.filter(({ state }) => state === 'confirmed');
+    assert.ok(ours.length >= members.length, `${ours.length} blocks`);
+    for (const { hash } of ours) {
+      const header = await node.call('getblockheader', [encodeHexReversed(hash)]);
+      assert.ok((header as { confirmations: number }).confirmations > MATURITY - 1);
+    }
+    const rounds = await untilTrue(
+      'rounds that are mature',
+      () => listRounds(db, { limit: 500 }),
+      (all) => all.filter(({ state }) => state === 'mature').length === ours.length,
+      60_000,
+    );
+    for (const { blockHash, rewardSats, operatorSats, developerSats, state } of rounds) {
+      if (state !== 'mature') continue;
+      const round = (await readRound(db, blockHash))!;
+      const credited = round.credits.reduce((total, { creditSats }) => total + creditSats, 0n);
+      assert.equal(credited + operatorSats + developerSats, rewardSats);
+    }
+    const audit = await auditLedger(db);
+    assert.ok(audit.ok, audit.ok ? '' : audit.findings.join('\n'));
+    const balances = Object.values(await sumBalances(db)).reduce((total, sats) => total + sats, 0n);
+    assert.equal(balances, 0n);
+
+    // One page for all of them.
+    const api = member('apiserver-1').process;
+    const services = await api.untilPage<{ services: { instance: string; state: string }[] }>(
+      '/api/v1/services',
+      ({ services: all }) =>
+        all.length >= members.length && all.every(({ state }) => state === 'ready'),
+      20_000,
+    );
+    assert.deepEqual(
+      services.services.map(({ instance }) => instance).sort(),
+      members.map(({ name }) => name).sort(),
+    );
+    assert.equal((await api.get('api', '/health')).status, 200);
+    const pool = await api.page<{ totals: { shares: string }; height: number; payouts: unknown }>(
+      '/api/v1/pool',
+    );
+    assert.equal(pool.totals.shares, String(rows!.all));
+    assert.ok(pool.height > 0 && pool.payouts !== null, JSON.stringify(pool));
+    const { workers } = await api.page<{ workers: { worker: string }[] }>('/api/v1/workers');
+    assert.ok(workers.some(({ worker }) => worker.startsWith('g0')));
+    const page = await (await api.get('api', '/')).text();
+    for (const { name } of members) assert.ok(page.includes(name), `${name} is not on the page`);
+    assert.equal((await api.page<{ accounts: unknown[] }>('/api/v1/accounts')).accounts.length, 1);
+    if (servers.influx !== null) {
+      await api.untilPage<{ points?: { shares: number }[] }>(
+        '/api/v1/rates?hours=1',
+        ({ points = [] }) => points.length > 0,
+      );
+    }
+    const codes = await fleet.stop();
+    assert.deepEqual(
+      codes,
+      members.map(() => 0),
+      members.map(({ process }) => process.tail().slice(-300)).join('\n'),
+    );
+    fleet = null;
+    t.diagnostic(
+      `${rows!.all} shares, ${ours.length} of ${blocks.length} blocks, ${rounds.length} rounds, on ${node.kind}`,
+    );
+  });
+}
