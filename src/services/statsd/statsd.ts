@@ -2,9 +2,9 @@
  * From shares and outcomes of blocks to time series for charts: `shares` (per worker), `pool` (sums, with the reasons of refusals) and
  * `blocks`. Nothing of money depends on it.
  *
- * On a bus with offsets, what cannot be written is not read: the log keeps it until the time series is there again, and nothing is
- * missing. How far the written sums go is written beside them (`statsd_positions`), so that a restart rebuilds what was open. On a
- * bus without offsets everything goes on; what the buffer cannot hold is a gap, and counted.
+ * On a bus with offsets a record is handled once it is written: while the time series is away nothing is read, the log keeps it, and
+ * nothing is missing afterwards. How far the written sums go is written beside them (`statsd_positions`), so that a restart rebuilds
+ * the windows that were open. On a bus without offsets everything goes on; what cannot be held is a gap, and counted.
  */
 import { encodeHexReversed } from '../../core/bitcoin/bytes.ts';
 import { quoteText } from '../../core/series/line.ts';
@@ -27,8 +27,12 @@ export type StatsMeter = {
 export type StatsdTools = { clock: Clock; log: Log; bus: Bus; series: Series; meter: StatsMeter };
 
 export type StatsdOptions = {
-  /** How often sums are written. */
+  /** How often sums are written where nobody waits for it. */
   cycleMs?: number;
+  /** How long records that wait to be written wait for others. */
+  gatherMs?: number;
+  /** How long after a failure it is tried again. */
+  behindMs?: number;
   /** How long a position is asked for before a partition is read from where the group left off. */
   positionPatienceMs?: number;
   roster?: RosterLimits;
@@ -50,11 +54,12 @@ export type StatsdStatus = {
 export type Statsd = { status(): StatsdStatus; stop(): Promise<void> };
 
 const GROUP = 'statsd';
+const STOPPED = 'statsd is stopped';
 const CYCLE_MS = 5_000;
+const GATHER_MS = 250;
+const BEHIND_MS = 2_000;
 const POSITION_PATIENCE_MS = 60_000;
 const POSITION_RETRY_MS = 1_000;
-/** Sums are written at once when so many have changed. */
-const DIRTY_MAX = 20_000;
 /** Points handed over at a time, far below what the buffer of the time series holds. */
 const SLICE = 20_000;
 const FUTURE_MS_MAX = 3_600_000;
@@ -77,16 +82,17 @@ export async function startStatsd(
   options: StatsdOptions = {},
 ): Promise<Statsd> {
   const { clock, log, bus, series, meter } = tools;
+  const { cycleMs = CYCLE_MS, gatherMs = GATHER_MS, behindMs = BEHIND_MS } = options;
   const roster = new Roster(options.roster ?? ROSTER_LIMITS);
   const reasons = new Set<string>();
   const lanes = new Map<string, Lane>();
-  const slot = Math.floor(clock.nowMs() / 1_000) % SLOTS;
+  // Another one for every process and start, as far as they are close in time.
+  const slot = (Math.floor(clock.nowMs() / 1_000) + process.pid * 37) % SLOTS;
   const status = { shares: 0, late: 0, duplicates: 0, unreadable: 0, lost: 0, blocks: 0 };
   const ending = new AbortController();
   let isBehind = false;
-  let running: Promise<void> | null = null;
-  let openGate = (): void => {};
-  let gate: Promise<void> | null = null;
+  let running: Promise<boolean> | null = null;
+  let queued: Promise<boolean> | null = null;
 
   // ---- from records to sums
 
@@ -99,29 +105,18 @@ export async function startStatsd(
 
   async function takeShares(topic: ShareTopic, records: readonly ReceivedRecord[]): Promise<void> {
     const partition = records[0]?.offset === undefined ? null : (records[0].partition ?? 0);
-    const lane = lanes.get(nameOf(topic, partition)) ?? laneOf(topic, partition, null);
+    const name = nameOf(topic, partition);
+    const lane = lanes.get(name) ?? (partition === null ? laneOf(topic, null, null) : null);
     for (let from = 0; from < records.length; from += TURN) {
-      if (partition !== null) await passGate(lane);
       if (from > 0) await new Promise((resolve) => setImmediate(resolve));
-      // Meanwhile the partition may have been given to another process, and back.
-      if (lanes.get(nameOf(topic, partition)) !== lane)
-        throw new Error('the partition was taken up anew');
+      // The partition may have been given to another process, and back.
+      if (lane === null || lanes.get(name) !== lane)
+        throw new Error('the partition is taken up anew');
       for (const record of records.slice(from, from + TURN)) takeShare(topic, lane, record);
     }
     // Without offsets nobody waits: the publisher has other subscribers.
-    if (partition === null && lane.dirtyCells > DIRTY_MAX) void tryCycle();
-  }
-
-  /** Waits while sums cannot be written, and while there are too many of them unwritten. */
-  async function passGate(lane: Lane): Promise<void> {
-    if (!isBehind && lane.dirtyCells > DIRTY_MAX) await tryCycle();
-    while (isBehind && !ending.signal.aborted) {
-      gate ??= new Promise((resolve) => {
-        openGate = resolve;
-      });
-      await gate;
-    }
-    if (ending.signal.aborted) throw new Error('statsd is stopped');
+    if (partition === null) void nextCycle(cycleMs);
+    else while (!(await nextCycle(gatherMs))) if (ending.signal.aborted) throw new Error(STOPPED);
   }
 
   function takeShare(topic: ShareTopic, lane: Lane, record: ReceivedRecord): void {
@@ -189,33 +184,38 @@ export async function startStatsd(
 
   // ---- from sums to the time series
 
-  function tryCycle(): Promise<void> {
-    running ??= cycle()
-      .then(
-        () => {
-          if (isBehind) log.info('Statistics are written again.');
-          isBehind = false;
-          gate = null;
-          openGate();
-        },
-        (error: unknown) => {
-          if (!isBehind && !ending.signal.aborted) {
-            log.warn('Statistics can not be written.', { error: String(error) });
-          }
-          isBehind = true;
-          meter.count('statsd_failures');
-        },
-      )
-      .finally(() => {
-        running = null;
-        tellMeter();
-      });
-    return running;
+  /** The next cycle that takes in all that is there now, `afterMs` from now; true when everything is written. Cycles do not overlap. */
+  function nextCycle(afterMs: number): Promise<boolean> {
+    queued ??= (async () => {
+      await running;
+      await pause(isBehind ? Math.max(afterMs, behindMs) : afterMs);
+      queued = null;
+      running = runCycle();
+      return running;
+    })();
+    return queued;
+  }
+
+  async function runCycle(): Promise<boolean> {
+    try {
+      await cycle();
+      if (isBehind) log.info('Statistics are written again.');
+      isBehind = false;
+    } catch (error) {
+      if (!isBehind && !ending.signal.aborted) {
+        log.warn('Statistics can not be written.', { error: String(error) });
+      }
+      isBehind = true;
+      meter.count('statsd_failures');
+    }
+    tellMeter();
+    if (isBehind && !ending.signal.aborted) void nextCycle(behindMs);
+    return !isBehind;
   }
 
   async function cycle(): Promise<void> {
-    // What failed last time still waits in the buffer: it goes first, and nothing is written twice into it.
-    if (isBehind) await series.flush();
+    // What was written before goes first; while that fails, nothing is written into the buffer twice.
+    await series.flush();
     const taken = Array.from(lanes, ([name, lane]) => ({ name, lane, ...lane.take() }));
     try {
       await write(taken.flatMap(({ points }) => points));
@@ -224,10 +224,26 @@ export async function startStatsd(
       throw error;
     }
     for (const { lane } of taken) lane.settle();
-    const positions = taken.flatMap(({ name, position }) =>
-      position === null ? [] : [positionPoint(name, position, clock.nowMs())],
+    const nowMs = clock.nowMs();
+    await write(
+      taken.flatMap(({ name, position }) =>
+        position === null ? [] : [positionPoint(name, position, nowMs)],
+      ),
     );
-    await write(positions);
+  }
+
+  /** Ends early when statsd ends. */
+  function pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const end = (): void => {
+        clearTimeout(timer);
+        ending.signal.removeEventListener('abort', end);
+        resolve();
+      };
+      const timer = setTimeout(end, ms);
+      ending.signal.addEventListener('abort', end);
+      if (ending.signal.aborted) end();
+    });
   }
 
   async function write(points: readonly SeriesPoint[]): Promise<void> {
@@ -252,7 +268,11 @@ export async function startStatsd(
 
   /** The next offset that is wanted of a partition; null when nothing is known of it. */
   async function takeUp(topic: ShareTopic, partition: number): Promise<bigint | null> {
-    const position = await readPosition(nameOf(topic, partition));
+    const name = nameOf(topic, partition);
+    // What is on its way from its last time here is written before it is asked what is there; the rest is read again.
+    lanes.delete(name);
+    await running;
+    const position = await readPosition(name);
     laneOf(topic, partition, position);
     return position?.resume ?? null;
   }
@@ -261,12 +281,12 @@ export async function startStatsd(
     if (series.query === undefined) return null;
     const endMs = performance.now() + (options.positionPatienceMs ?? POSITION_PATIENCE_MS);
     for (;;) {
-      if (ending.signal.aborted) throw new Error('statsd is stopped');
+      if (ending.signal.aborted) throw new Error(STOPPED);
       try {
         return positionIn(await series.query(positionQuery(name)));
       } catch (error) {
         if (performance.now() < endMs) {
-          await new Promise((resolve) => setTimeout(resolve, POSITION_RETRY_MS));
+          await pause(POSITION_RETRY_MS);
           continue;
         }
         log.warn('It is not known how far statistics go. They go on where the bus left off.', {
@@ -287,20 +307,15 @@ export async function startStatsd(
     ),
     bus.subscribe('block.outcome', GROUP, takeOutcomes),
   ]);
-  const timer = setInterval(() => void tryCycle(), options.cycleMs ?? CYCLE_MS);
 
   return {
     status: () => ({ ...status, workers: roster.workers, behind: isBehind }),
     async stop() {
-      clearInterval(timer);
       ending.abort();
-      openGate();
-      let impatience: NodeJS.Timeout | undefined;
-      const enough = new Promise<void>((resolve) => {
-        impatience = setTimeout(resolve, STOP_MS_MAX);
-      });
-      await Promise.race([Promise.resolve(running).then(tryCycle), enough]);
-      clearTimeout(impatience);
+      await Promise.race([
+        nextCycle(0),
+        new Promise((resolve) => setTimeout(resolve, STOP_MS_MAX).unref()),
+      ]);
     },
   };
 }

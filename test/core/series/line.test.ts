@@ -25,10 +25,7 @@ test('lines as the protocol writes them', () => {
     [{ tags: { b: 'x', a: 'y' } }, 'shares,a=y,b=x count=1i 1700000000000000'],
     [{ tags: { pool: '', a: 'y' } }, 'shares,a=y count=1i 1700000000000000'],
     [{ tags: { a: 'b c,d=e' } }, 'shares,a=b\\ c\\,d\\=e count=1i 1700000000000000'],
-    [
-      { tags: { a: 'x\n# y\\' } },
-      'shares,a=x_#\\ y_ count=1i 1700000000000000'.replace('x_#', 'x_#'),
-    ],
+    [{ tags: { a: 'x\n# y\\' } }, 'shares,a=x_#\\ y_ count=1i 1700000000000000'],
     [{ tags: { 'k =,': 'v' } }, 'shares,k\\ \\=\\,=v count=1i 1700000000000000'],
     [{ measurement: 'a b,c' }, 'a\\ b\\,c,pool=main count=1i 1700000000000000'],
     [
@@ -96,7 +93,7 @@ test('no text adds a point, a tag or a field', () => {
       assert.deepEqual(readLine(line), { parts: 3, tags: 1, fields: 2 });
       assert.equal(Buffer.from(line).toString(), line);
     }),
-    { numRuns: 2_000 },
+    { numRuns: 500 },
   );
 });
 
