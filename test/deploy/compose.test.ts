@@ -150,6 +150,7 @@ test('each service is given what it needs, the program takes it, and no secret o
       .filter((line) => /^[A-Z]/.test(line))
       .map((line) => line.split(/=(.*)/s).slice(0, 2) as [string, string]),
   );
+  const address = 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080';
   for (const [at, service] of Object.entries(stack.services!) as [string, Json][]) {
     if (!isOurs(service)) continue;
     const [name] = service.command! as unknown as string[];
@@ -162,7 +163,7 @@ test('each service is given what it needs, the program takes it, and no secret o
       env: {
         ...shared,
         PAYOUT_WALLET: 'pool',
-        POOL_ADDRESS: 'bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080',
+        POOL_ADDRESS: address,
         ...env,
       },
       readFile: () => ({ kind: 'missing' }),
@@ -170,6 +171,17 @@ test('each service is given what it needs, the program takes it, and no secret o
     });
     assert.ok(answer.ok, `${at}: ${answer.ok ? '' : answer.errors.join(' ')}`);
     assert.deepEqual(answer.warnings, [], at);
+    if (name === 'payoutd') {
+      // Where the runbook has `headframe ledger`, `payout` and `doctor` run.
+      const tools = readConfig({
+        argv: [],
+        env: { ...shared, PAYOUT_WALLET: 'pool', POOL_ADDRESS: address, ...env },
+        readFile: () => ({ kind: 'missing' }),
+      });
+      assert.ok(tools.ok, tools.ok ? '' : tools.errors.join(' '));
+      assert.equal(tools.config.mode, 'node');
+      assert.notEqual(tools.config.database.url, null);
+    }
     const { needs }: { needs: readonly string[] } = SERVICES[name];
     assert.equal('DATABASE_URL' in env, needs.includes('database'), `${at}: the database`);
     assert.equal('BITCOIN_RPC_PASSWORD' in env, needs.includes('node'), `${at}: the node`);

@@ -2,15 +2,7 @@
 import assert from 'node:assert/strict';
 import { globSync } from 'node:fs';
 import { test } from 'node:test';
-import {
-  anchorsOf,
-  type Json,
-  knownMetrics,
-  namesInQuery,
-  readText,
-  readYaml,
-  settingNames,
-} from './files.ts';
+import { anchorsOf, type Json, knownMetrics, namesInQuery, readText, readYaml } from './files.ts';
 
 const alerts = (readYaml(readText('deploy/prometheus/alerts.yaml'))[0]!.groups as Json[]).flatMap(
   (group) => group.rules as Json[],
@@ -117,14 +109,4 @@ test('dashboards: whole, without two of the same id, over the provisioned data s
     for (const note of board.annotations!.list as Json[])
       if ('expr' in note) assertKnown(note.expr!, `${path}: ${note.name}`);
   }
-});
-
-test('the runbook names settings and metrics that there are', () => {
-  const page = readText('docs/runbook.md');
-  for (const [name] of page.matchAll(/\b(?:headframe|stratum)_[a-z0-9_]+/g))
-    if (!/_(ledger)$/.test(name)) assert.ok(known.names.has(name), `nothing makes ${name}`);
-  const settings = settingNames();
-  const ours = readText('deploy/env.example') + readText('deploy/compose.yaml');
-  for (const [, name] of page.matchAll(/`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`/g))
-    assert.ok(settings.has(name!) || ours.includes(name!), `${name} is no setting`);
 });
