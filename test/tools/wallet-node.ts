@@ -70,6 +70,7 @@ type OwnCoin = {
 /** Core's COINBASE_MATURITY: a coinbase may be spent in the 100th block after its own. */
 const COINBASE_MATURITY = 100;
 const WEIGHT_MAX = 400_000;
+const ADDRESSES_MAX = 100_000;
 /** Deeper than any reorganisation that is simulated. */
 const SETTLED_DEPTH = 500;
 const DUST_RATE = 3n;
@@ -185,6 +186,7 @@ export class WalletNode {
   readonly #ownUnspent = new Set<string>();
   readonly #walletSpends = new Map<string, Set<string>>();
   readonly #lockedCoins = new Map<string, boolean>();
+  readonly #addresses = new Map<string, string | null>();
   #keys = 0;
   #salt = 0;
   /** Calls answered, by method. */
@@ -1057,12 +1059,12 @@ export class WalletNode {
             (immature || !coin.immature) &&
             (unsafe !== false || coin.safe) &&
             !this.#lockedCoins.has(coin.key) &&
-            (wanted.size === 0 || wanted.has(encodeAddress(coin.script, this.network)!)),
+            (wanted.size === 0 || wanted.has(this.#addressOf(coin.script)!)),
         )
         .map((coin) => ({
           txid: coin.id,
           vout: coin.vout,
-          address: encodeAddress(coin.script, this.network),
+          address: this.#addressOf(coin.script),
           scriptPubKey: hexOf(coin.script),
           amount: coinNumber(coin.valueSats),
           confirmations: coin.confirmations,
@@ -1431,8 +1433,19 @@ export class WalletNode {
     }
   }
 
-  #scriptJson(script: Uint8Array): unknown {
+  /** Encoding an address takes longer than all the rest of an answer. */
+  #addressOf(script: Uint8Array): string | null {
+    const hex = hexOf(script);
+    const known = this.#addresses.get(hex);
+    if (known !== undefined) return known;
     const address = encodeAddress(script, this.network);
+    if (this.#addresses.size >= ADDRESSES_MAX) this.#addresses.clear();
+    this.#addresses.set(hex, address);
+    return address;
+  }
+
+  #scriptJson(script: Uint8Array): unknown {
+    const address = this.#addressOf(script);
     return { asm: '', hex: hexOf(script), ...(address === null ? {} : { address }), type: 'any' };
   }
 
@@ -1538,7 +1551,7 @@ export class WalletNode {
       'bip125-replaceable': block === undefined && this.mempool.has(entry.id) ? 'yes' : 'no',
       abandoned: walletTx.abandoned,
       details: entry.tx.outputs.map((output, vout) => ({
-        address: encodeAddress(output.script, this.network),
+        address: this.#addressOf(output.script),
         category: debit > 0n ? 'send' : 'receive',
         amount: coinNumber(debit > 0n ? -output.valueSats : output.valueSats),
         vout,

@@ -97,7 +97,8 @@ type Round = {
   carries: Map<string, bigint>;
   /** By the coinbase itself. */
   paid: Map<string, bigint>;
-  rates: Map<string, { feePpm: number; donationPpm: number }>;
+  /** Counted among what nothing can change any more. */
+  isFolded: boolean;
 };
 
 type Batch = {
@@ -362,6 +363,8 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       const round = rounds.get(row.round_id)!;
       if (round.state === 'orphaned' && row.state !== 'orphaned')
         fail('orphans', `round ${row.round_id} was orphaned and is ${row.state}`);
+      if (round.isFolded && row.state !== 'mature')
+        fail('orphans', `round ${row.round_id} was mature and is ${row.state}`);
       if (row.state === 'orphaned' && round.state !== 'orphaned') stats.orphaned += 1;
       round.state = row.state;
       round.isLoss = row.state === 'orphaned' && row.mature_tx !== null;
@@ -455,7 +458,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       credits: new Map(),
       carries: new Map(),
       paid: new Map(),
-      rates: new Map(),
+      isFolded: false,
     };
     if (round.state === 'orphaned') stats.orphaned += 1;
     if (reserve) {
@@ -488,7 +491,6 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       works.delete(address);
       // Who was paid by the coinbase without any work has no rate.
       if (work > 0n) judgeRates(address, find.pool, credit.fee_ppm, credit.donation_ppm, what);
-      round.rates.set(address, { feePpm: credit.fee_ppm, donationPpm: credit.donation_ppm });
       members.push({
         id: credit.account_id,
         work,
@@ -712,54 +714,79 @@ export function createJudge(db: Db, facts: JudgeFacts) {
   };
 
   /** Over all rounds that stand by the ledger's own word; `judgeStanding` compares that word with the chain. */
-  function sumOwed(): Owed {
-    const owed: Owed = {
+  function emptyOwed(): Owed {
+    return {
       credited: new Map(),
       matured: new Map(),
       paid: new Map(),
       carry: new Map(),
-      operator: facts.funded.operator + ppsOperatorSats,
+      operator: 0n,
       operatorImmature: 0n,
-      developer: ppsDeveloperSats,
+      developer: 0n,
       developerImmature: 0n,
-      reserve: new Map(facts.funded.reserve),
+      reserve: new Map(),
       reserveImmature: new Map(),
     };
-    for (const round of rounds.values()) {
-      if (round.state === 'orphaned' && !round.isLoss) continue;
-      const isMature = round.state === 'mature' || round.isLoss;
-      const { rules } = tape.pools[round.find.pool]!;
-      for (const [address, sats] of round.paid) addTo(owed.paid, address, sats);
-      if (round.scheme === 'solo') continue;
-      if (round.scheme === 'direct') {
-        const pool = owed.carry.get(rules.id) ?? new Map<string, bigint>();
-        for (const [address, sats] of round.carries) addTo(pool, address, sats);
-        owed.carry.set(rules.id, pool);
-        continue;
-      }
-      if (round.scheme === 'pps' || round.scheme === 'fpps') {
-        addTo(isMature ? owed.reserve : owed.reserveImmature, rules.id, round.rewardSats);
-        continue;
-      }
-      for (const [address, sats] of round.credits) {
-        addTo(owed.credited, address, sats);
-        if (isMature) addTo(owed.matured, address, sats);
-      }
-      const fees = [
-        [rules.feeAddress, round.operatorSats, 'operator'],
-        [rules.developerAddress, round.developerSats, 'developer'],
-      ] as const;
-      for (const [address, sats, kind] of fees) {
-        if (address !== null) {
-          addTo(owed.credited, address, sats);
-          if (isMature) addTo(owed.matured, address, sats);
-        } else if (kind === 'operator') {
-          if (isMature) owed.operator += sats;
-          else owed.operatorImmature += sats;
-        } else if (isMature) owed.developer += sats;
-        else owed.developerImmature += sats;
-      }
+  }
+
+  /** Over rounds that nothing can change any more. */
+  const folded = emptyOwed();
+
+  function copyOwed(owed: Owed): Owed {
+    return {
+      ...owed,
+      credited: new Map(owed.credited),
+      matured: new Map(owed.matured),
+      paid: new Map(owed.paid),
+      carry: new Map([...owed.carry].map(([pool, carries]) => [pool, new Map(carries)])),
+      reserve: new Map(owed.reserve),
+      reserveImmature: new Map(owed.reserveImmature),
+    };
+  }
+
+  function addRound(owed: Owed, round: Round): void {
+    if (round.state === 'orphaned' && !round.isLoss) return;
+    const isMature = round.state === 'mature' || round.isLoss;
+    const { rules } = tape.pools[round.find.pool]!;
+    for (const [address, sats] of round.paid) addTo(owed.paid, address, sats);
+    if (round.scheme === 'solo') return;
+    if (round.scheme === 'direct') {
+      const pool = owed.carry.get(rules.id) ?? new Map<string, bigint>();
+      for (const [address, sats] of round.carries) addTo(pool, address, sats);
+      owed.carry.set(rules.id, pool);
+      return;
     }
+    if (round.scheme === 'pps' || round.scheme === 'fpps') {
+      addTo(isMature ? owed.reserve : owed.reserveImmature, rules.id, round.rewardSats);
+      return;
+    }
+    const credit = (address: string, sats: bigint): void => {
+      addTo(owed.credited, address, sats);
+      if (isMature) addTo(owed.matured, address, sats);
+    };
+    for (const [address, sats] of round.credits) credit(address, sats);
+    if (rules.feeAddress !== null) credit(rules.feeAddress, round.operatorSats);
+    else if (isMature) owed.operator += round.operatorSats;
+    else owed.operatorImmature += round.operatorSats;
+    if (rules.developerAddress !== null) credit(rules.developerAddress, round.developerSats);
+    else if (isMature) owed.developer += round.developerSats;
+    else owed.developerImmature += round.developerSats;
+  }
+
+  /** Over all rounds that stand by the ledger's own word; `judgeStanding` compares that word with the chain. */
+  function sumOwed(): Owed {
+    for (const round of rounds.values()) {
+      if (round.isFolded || round.state !== 'mature' || facts.deep) continue;
+      addRound(folded, round);
+      round.isFolded = true;
+      round.credits.clear();
+      round.paid.clear();
+    }
+    const owed = copyOwed(folded);
+    owed.operator += facts.funded.operator + ppsOperatorSats;
+    owed.developer += ppsDeveloperSats;
+    for (const [pool, sats] of facts.funded.reserve) addTo(owed.reserve, pool, sats);
+    for (const round of rounds.values()) if (!round.isFolded) addRound(owed, round);
     for (const pool of ppsCredited.values()) {
       for (const [address, sats] of pool) {
         addTo(owed.credited, address, sats);
@@ -853,7 +880,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       const addresses = look.final ? [...pps.addresses()] : [...pps.touched];
       for (const address of addresses) {
         const owed = pps.owed(address);
-        const short = owed.minus(new Fraction(creditedWithoutFees(credited, id, address)));
+        const short = owed.minus(new Fraction(credited.get(address) ?? 0n));
         if (short.compare(new Fraction(0n)) < 0)
           fail('pps', `${address} is credited more than its shares are worth in ${id}`);
         if (short.compare(PPS_TOLERANCE) >= 0)
@@ -864,15 +891,6 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       }
       pps.touched.clear();
     }
-  }
-
-  /** Donations to an address that also mines there would have to be taken off; the tape has none in PPS pools. */
-  function creditedWithoutFees(
-    credited: Map<string, bigint>,
-    _id: string,
-    address: string,
-  ): bigint {
-    return credited.get(address) ?? 0n;
   }
 
   // ---- payouts and the chain

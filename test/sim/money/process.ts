@@ -241,10 +241,11 @@ export function createTurns(options: { db: Db; random: Random }): Turns & {
   };
 }
 
+/** By the table of locks: what a backend says of itself is stale for a moment after it was let go. */
 async function areAllBlocked(db: Db, flights: number): Promise<boolean> {
   const [row] = await db.query<{ blocked: number }>(
     `SELECT count(*)::int AS blocked FROM pg_stat_activity
-     WHERE datname = current_database() AND wait_event_type = 'Lock' AND state = 'active'`,
+     WHERE datname = current_database() AND state = 'active' AND cardinality(pg_blocking_pids(pid)) > 0`,
   );
   return (row?.blocked ?? 0) >= flights;
 }

@@ -48,7 +48,9 @@ export type TapeShare = {
   difficulty: number;
 };
 
-const ACTIVE_ACCOUNTS = 160;
+const ACTIVE_ACCOUNTS = 100;
+/** Pools paid by coinbases have members, not passers-by: their carries stay for weeks. */
+const MEMBERS_MAX = 300;
 const HEX = /../g;
 
 /** `seed` decides everything; `sharesPerBlock` how hard the network is. */
@@ -89,7 +91,9 @@ export function makeTape(options: {
       const active = Math.min(ACTIVE_ACCOUNTS, accounts.length);
       const base = Math.floor(progress * (accounts.length - active));
       const skew = random.below(1 << 20) / (1 << 20);
-      const account = base + Math.floor(skew * skew * active);
+      const passing = base + Math.floor(skew * skew * active);
+      const { scheme } = pools[pool]!.rules;
+      const account = scheme === 'direct' || scheme === 'solo' ? passing % MEMBERS_MAX : passing;
       const difficulty = random.below(DIFFICULTIES.length);
       const hash = Buffer.allocUnsafe(32);
       for (let at = 0; at < 28; at += 4) hash.writeUInt32LE(random.bits(), at);

@@ -395,7 +395,7 @@ class World {
     for (const share of this.#pending) {
       this.#facts.add(share);
       if (!share.record.isBlock) continue;
-      const find = this.#finds.find(
+      const find = this.#finds.findLast(
         (one) => Buffer.compare(one.block.hash, share.record.headerHash) === 0,
       );
       if (find !== undefined) find.seq = this.#facts.count;
@@ -645,16 +645,19 @@ class World {
 
   // ---- processes
 
+  /** Somewhere in this cycle. */
   #choosePlan(): KillPlan {
-    const names = [...this.#visited.keys()];
-    if (names.length > 0 && this.#random.chance(0.35)) {
-      // Where nobody was killed yet, or seldom.
-      const rare = names
-        .map((name) => ({ name, times: this.#crashedAt.get(name) ?? 0 }))
-        .sort((a, b) => a.times - b.times || (a.name < b.name ? -1 : 1));
-      return { atPoint: rare[this.#random.below(Math.min(5, rare.length))]!.name };
-    }
     return { atVisit: 1 + this.#random.below(Math.round(this.#visitsOfCycle)) };
+  }
+
+  /** Where nobody was killed yet, or seldom: a process that is started so lives until it comes there. */
+  #chooseFate(): KillPlan | null {
+    const rare = [...this.#visited.keys()]
+      .map((name) => ({ name, times: this.#crashedAt.get(name) ?? 0 }))
+      .sort((a, b) => a.times - b.times || (a.name < b.name ? -1 : 1));
+    const room = this.#options.crashes - this.#counts.crashes;
+    if (rare.length === 0 || room <= 0 || this.#random.chance(0.3)) return null;
+    return { atPoint: rare[this.#random.below(Math.min(5, rare.length))]!.name };
   }
 
   #start(
@@ -727,11 +730,10 @@ class World {
     this.#lossChance = 0;
   }
 
-  /** One cycle of the process that lives, or of a fresh one: what the one before knew is gone with it. */
+  /** One cycle of a fresh process that has a plan, or of the one that lives, or of one whose fate is left to chance. */
   async #liveOn(plan: KillPlan | null): Promise<void> {
-    const isFresh = plan !== null || this.#living === null || this.#random.chance(0.1);
-    if (isFresh) {
-      const process = this.#start('a', plan, null);
+    if (plan !== null || this.#living === null || this.#random.chance(0.05)) {
+      const process = this.#start('a', plan ?? this.#chooseFate(), null);
       this.#living = { process, program: this.#launch(process) };
     }
     const { process, program } = this.#living!;
@@ -774,9 +776,12 @@ class World {
     this.#weather = 'fair';
     this.#lossChance = 0;
     this.#node.locked = false;
+    const process = this.#start('a', null, null);
+    this.#living = { process, program: this.#launch(process) };
     for (let times = 0; times < 3; times++) {
       this.#nowMs += 90_000;
-      await this.#liveOn(null);
+      await this.#runOnce(process, this.#living.program);
+      if (this.#breaks.has('paid-twice')) await payTwice(this.#node, this.#admin);
     }
     await this.#checkHalt();
   }
@@ -879,7 +884,9 @@ class World {
       this.#competitor(1);
       if (blocks % (blocks < 100 ? 30 : 4) !== 3) continue;
       await this.#calm();
-      if (blocks % 8 === 3) await this.#judge.look({ quiet: true });
+      // The looks of a large run cost more than they find here.
+      if (blocks % (this.#finds.length > 1_000 ? 48 : 8) === 3)
+        await this.#judge.look({ quiet: true });
       const [open] = await this.#admin.query<{ batches: number }>(
         `SELECT count(*)::int AS batches FROM payout_batches WHERE state NOT IN ('settled', 'released')`,
       );
