@@ -8,6 +8,7 @@ import { storableText } from './text.ts';
 type Tx = Pick<Db, 'query'>;
 
 const GATEWAY_MAX = 64;
+const NOBODY: ReadonlySet<number> = new Set();
 
 /** A transaction that is under way, for verbs that would begin their own: they take part in it. */
 export function within(tx: Tx): Pick<Db, 'query' | 'transaction'> {
@@ -24,13 +25,15 @@ export async function readInbox(tx: Tx, topic: string): Promise<Map<number, bigi
 }
 
 /**
- * Says that everything before these offsets is stored. Answers what stood there before, for partitions that were known; their rows are
- * held until the end of the transaction. An offset may also go back: after that some records come again, and none is lost.
+ * Says that everything before these offsets is stored. Where another has come further that stays, save for the partitions in `back`:
+ * they are read again from an earlier place. Answers what stood there before, for partitions that were known; their rows are held
+ * until the end of the transaction.
  */
 export async function moveInbox(
   tx: Tx,
   topic: string,
   offsets: ReadonlyMap<number, bigint>,
+  back: ReadonlySet<number> = NOBODY,
 ): Promise<Map<number, bigint>> {
   if (offsets.size === 0) return new Map();
   const partitions = [...offsets.keys()].sort((a, b) => a - b);
@@ -39,15 +42,21 @@ export async function moveInbox(
      WHERE topic = $1 AND partition_number = ANY($2::int[]) ORDER BY partition_number FOR UPDATE`,
     [topic, partitions],
   );
+  const before = new Map(rows.map((row) => [row.partition_number, row.next_offset]));
+  const next = partitions.map((partition) => {
+    const wanted = offsets.get(partition) as bigint;
+    const there = back.has(partition) ? wanted : (before.get(partition) ?? wanted);
+    return there > wanted ? there : wanted;
+  });
   await tx.query(
     `INSERT INTO inbox (topic, partition_number, next_offset)
      SELECT $1, partition_number, next_offset
      FROM unnest($2::int[], $3::bigint[]) AS given(partition_number, next_offset)
      ORDER BY partition_number
      ON CONFLICT (topic, partition_number) DO UPDATE SET next_offset = excluded.next_offset`,
-    [topic, partitions, partitions.map((partition) => offsets.get(partition))],
+    [topic, partitions, next],
   );
-  return new Map(rows.map((row) => [row.partition_number, row.next_offset]));
+  return before;
 }
 
 /** The gateways that the share log waited for when it last stored something. */

@@ -94,6 +94,7 @@ const ALL_GONE_FACTOR = 20;
 /** Of one transaction: 0.1 s of PostgreSQL, about. */
 const STORE_MAX = 4_000;
 const TICK_MS = 1_000;
+const ROOM_PATIENCE_MS = 250;
 /** How long offsets may wait when no share takes them along. */
 const IDLE_MOVE_MS = 5_000;
 /** data_exception, integrity_constraint_violation: the fault is in the record, another try cannot help. */
@@ -123,7 +124,7 @@ export async function startShareLog(
   };
   const failed = Promise.withResolvers<string>();
   const order = new ShareOrder(PARTITIONS);
-  /** What the database holds of our offsets, by topic and partition. */
+  /** The offsets that we know the database to have had, by topic and partition. */
   const written = new Map<string, bigint>();
   let writtenGateways = '';
   let storedThroughMs: number | null = null;
@@ -211,9 +212,11 @@ export async function startShareLog(
     topic: string,
     offsets: ReadonlyMap<number, bigint>,
   ): Promise<void> {
-    const before = await moveInbox(tx, topic, offsets);
+    const ourOwn = (partition: number) => written.get(`${topic}/${partition}`);
+    const back = [...offsets].filter(([partition, offset]) => offset < (ourOwn(partition) ?? 0n));
+    const before = await moveInbox(tx, topic, offsets, new Set(back.map(([one]) => one)));
     for (const partition of offsets.keys()) {
-      const ours = written.get(`${topic}/${partition}`);
+      const ours = ourOwn(partition);
       if (ours === undefined || (before.get(partition) ?? -1n) >= ours) continue;
       throw new DatabaseWentBackError(
         `the database had taken in ${topic}/${partition} up to ${ours}, and now knows of ${before.get(partition) ?? 'nothing'}`,
@@ -271,12 +274,18 @@ export async function startShareLog(
     change.notify();
   }
 
-  /** Resolves when more of this partition may be held: there is room, or only more of it can make room. */
+  /**
+   * Resolves when more of this partition may be held: there is room, or only more of it can make room. Rejects when that takes long, so
+   * that other partitions get their turn.
+   */
   async function room(partition: number): Promise<void> {
+    const giveUpAtMs = monotonicMs() + ROOM_PATIENCE_MS;
     while (!stopped && order.held >= heldMax) {
       const isNeeded = order.isLagging(partition) && !status.stalled;
       if (isNeeded && order.held < 2 * heldMax) return;
-      await change.wait(TICK_MS);
+      const leftMs = giveUpAtMs - monotonicMs();
+      if (leftMs <= 0) throw new Error('the share log holds as many shares as it may');
+      await change.wait(leftMs);
     }
     if (stopped) throw new Error('the share log is stopped');
   }
@@ -434,14 +443,15 @@ export async function startShareLog(
   }
 
   /** Where the database stands with a partition; asked until it answers. */
-  function from(topic: string): (partition: number) => Promise<bigint | null> {
+  function from(topic: string): (partition: number) => Promise<bigint> {
     return async (partition) => {
       for (let attempt = 0; !stopped; attempt++) {
         try {
-          const offset = (await readInbox(db, topic)).get(partition) ?? null;
-          if (offset === null) written.delete(`${topic}/${partition}`);
+          const offset = (await readInbox(db, topic)).get(partition);
+          if (offset === undefined) written.delete(`${topic}/${partition}`);
           else written.set(`${topic}/${partition}`, offset);
-          return offset;
+          // Nothing is stored of it: from its beginning, wherever the group says it was.
+          return offset ?? 0n;
         } catch (error) {
           if (attempt === 0) {
             log.error('The database does not say where the log stands.', { error: String(error) });
