@@ -199,15 +199,17 @@ export class Lane {
       this.#lost++;
       return 'late';
     }
-    const seed = share.hash === null ? (offset ?? 0n) : seedOf(share.hash);
+    // A refused share has no hash that is its own; its place in the log is.
+    const place = (offset ?? 0n) * BigInt(LANES_PER_SLOT) + BigInt(this.#place);
+    const seed = share.hash === null ? place : seedOf(share.hash);
     const mixed = Number((seed * 0x9e3779b97f4a7c15n) & 0xffffffffffffn) % LATE_PLACES;
     const atMs = startMs + (LATE_FROM_US + mixed) / 1_000;
     for (const { key, measurement, tags } of seriesOf(share)) {
       const cells = this.#late;
-      const place = `${key}\n${atMs}`;
+      const name = `${key}\n${atMs}`;
       // The same share again is the same point, not one more.
-      if (share.hash !== null && cells.has(place)) continue;
-      this.#count(cells, place, measurement, tags, atMs, share);
+      if (share.hash !== null && cells.has(name)) continue;
+      this.#count(cells, name, measurement, tags, atMs, share);
     }
     return 'late';
   }

@@ -201,9 +201,10 @@ if (INFLUXD === null) {
         await until('some are read', () => running.statsd.status().shares > 200, 20_000);
         if (round === 1) await log.rebalance();
         if (round === 2) {
-          // As by SIGKILL: nothing is written, nothing is committed.
+          // As by SIGKILL: nothing more is written or committed, but what is on its way may still arrive.
           running.series.cut();
           log.cut();
+          await running.series.stop();
           running = await start();
         }
         if (round === 3) {
