@@ -19,6 +19,11 @@ report(
   tool('biome', ['check', ...(writes ? ['--write'] : []), '--error-on-warnings']),
 );
 report('Protobuf schema', tool('buf', ['lint']));
+// What journals and topics of the version before hold must be readable; that version's schema is kept as a vector.
+report(
+  'Protobuf schema, against the version before',
+  tool('buf', ['breaking', '--against', 'test/vectors/schema']),
+);
 report('docs/configuration.md', page());
 process.stdout.write(failed === 0 ? 'all checks passed\n' : `${failed} checks failed\n`);
 process.exitCode = failed === 0 ? 0 : 1;
