@@ -36,7 +36,13 @@ export type Position = {
 
 export type Verdict = 'counted' | 'late' | 'duplicate' | 'passed';
 
-export type Taken = { points: SeriesPoint[]; position: Position | null };
+export type Taken = {
+  /** Of a lane that nothing was known of: to be written before its first point, so that whoever comes after begins there, too. */
+  birth: Position | null;
+  points: SeriesPoint[];
+  /** What holds once the points are written; null when it is nothing new. */
+  position: Position | null;
+};
 
 export const WINDOW_MS = 10_000;
 const LATE_MS = 30_000;
@@ -76,6 +82,7 @@ export class Lane {
   #taken: Cell[] = [];
   #slot: number;
   #given: Position | null;
+  #birth: Position | null = null;
   #next: bigint | null;
   #progressMs: number;
   /** How far the position last written goes: a lane that stands still says nothing more, because it may be another's by now. */
@@ -112,6 +119,9 @@ export class Lane {
       this.#slot = this.#freshSlot;
       this.#progressMs = 0;
     }
+    if (this.#next === null && this.#given === null) {
+      this.#birth = { resume: offset, next: offset, progressMs: 0, slot: this.#slot };
+    }
     if (this.#next !== null && offset < this.#next) return false;
     this.#next = offset + 1n;
     return true;
@@ -140,8 +150,7 @@ export class Lane {
   }
 
   /**
-   * Points of all sums that changed since they were last known to be written, and the position that holds once they are. `settle` or
-   * `giveBack` must follow before the next.
+   * Points of all sums that changed since they were last known to be written. `settle` or `giveBack` must follow before the next.
    */
   take(): Taken {
     this.#taken = [...this.#dirty];
@@ -150,12 +159,17 @@ export class Lane {
     const position = this.#position();
     const isNews = this.#next !== null && this.#next !== this.#told;
     this.#told = this.#next;
-    return { points: this.#taken.map(pointOf), position: isNews ? position : null };
+    return {
+      birth: this.#birth,
+      points: this.#taken.map(pointOf),
+      position: isNews ? position : null,
+    };
   }
 
   /** What was taken is written: sums of closed windows are let go. */
   settle(): void {
     this.#taken = [];
+    this.#birth = null;
     for (const [key, cell] of this.#late) if (!cell.isDirty) this.#late.delete(key);
     for (const [startMs, { cells }] of this.#windows) {
       if (!this.#isClosed(startMs)) continue;

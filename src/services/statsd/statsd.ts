@@ -217,19 +217,16 @@ export async function startStatsd(
     // What was written before goes first; while that fails, nothing is written into the buffer twice.
     await series.flush();
     const taken = Array.from(lanes, ([name, lane]) => ({ name, lane, ...lane.take() }));
+    const nowMs = clock.nowMs();
     try {
+      await write(taken.flatMap(({ name, birth }) => positionPoints(name, birth, nowMs)));
       await write(taken.flatMap(({ points }) => points));
     } catch (error) {
       for (const { lane } of taken) lane.giveBack();
       throw error;
     }
     for (const { lane } of taken) lane.settle();
-    const nowMs = clock.nowMs();
-    await write(
-      taken.flatMap(({ name, position }) =>
-        position === null ? [] : [positionPoint(name, position, nowMs)],
-      ),
-    );
+    await write(taken.flatMap(({ name, position }) => positionPoints(name, position, nowMs)));
   }
 
   /** Ends early when statsd ends. */
@@ -364,14 +361,17 @@ function nameOf(topic: ShareTopic, partition: number | null): string {
 }
 
 /** One point an hour and lane, written over and over. */
-function positionPoint(name: string, position: Position, nowMs: number): SeriesPoint {
+function positionPoints(name: string, position: Position | null, nowMs: number): SeriesPoint[] {
+  if (position === null) return [];
   const { resume, next, progressMs, slot } = position;
-  return {
-    measurement: 'statsd_positions',
-    tags: { lane: name },
-    fields: { resume, next, progress_ms: BigInt(Math.floor(progressMs)), slot: BigInt(slot) },
-    atMs: Math.floor(nowMs / HOUR_MS) * HOUR_MS,
-  };
+  return [
+    {
+      measurement: 'statsd_positions',
+      tags: { lane: name },
+      fields: { resume, next, progress_ms: BigInt(Math.floor(progressMs)), slot: BigInt(slot) },
+      atMs: Math.floor(nowMs / HOUR_MS) * HOUR_MS,
+    },
+  ];
 }
 
 function positionQuery(name: string): string {

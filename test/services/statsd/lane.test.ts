@@ -132,6 +132,7 @@ test('however it is interrupted, every share is in the sums exactly once', () =>
         };
         const write = () => {
           const taken = lane.take();
+          position = taken.birth ?? position;
           store.write(taken.points);
           lane.settle();
           position = taken.position ?? position;
@@ -141,7 +142,8 @@ test('however it is interrupted, every share is in the sums exactly once', () =>
           else if (one.kind === 'write') write();
           else if (one.kind === 'lose') {
             // Some arrive even when nobody says so.
-            const { points } = lane.take();
+            const { birth, points } = lane.take();
+            position = birth ?? position;
             store.write(points.slice(0, points.length >> 1));
             lane.giveBack();
           } else if (one.kind === 'again') {
@@ -154,7 +156,7 @@ test('however it is interrupted, every share is in the sums exactly once', () =>
             read(until);
           } else {
             // The slot is that of what was written; a new one is only for who knows of nothing.
-            lane = new Lane(7, position === null ? 100 : ++slot, position);
+            lane = new Lane(7, ++slot, position);
             next = Number((position as Position | null)?.resume ?? 0n);
           }
         }
