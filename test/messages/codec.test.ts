@@ -5,18 +5,22 @@ import type { Job } from '../../src/core/work/job.ts';
 import {
   decodeBlockCandidate,
   decodeBlockOutcome,
+  decodeCheckedShare,
   decodeCoinbasePlans,
   decodeJob,
   decodeRejectedShare,
   decodeShare,
+  decodeShareMark,
   decodeSolvedBlock,
   decodeTemplateBody,
   encodeBlockCandidate,
   encodeBlockOutcome,
+  encodeCheckedShare,
   encodeCoinbasePlans,
   encodeJob,
   encodeRejectedShare,
   encodeShare,
+  encodeShareMark,
   encodeSolvedBlock,
   encodeTemplateBody,
 } from '../../src/messages/codec.ts';
@@ -168,6 +172,16 @@ const job: fc.Arbitrary<Job> = fc.record({
 
 test('every message comes back as it was', () => {
   roundTrip(share.map(wellFormed), encodeShare, decodeShare);
+  roundTrip(
+    fc.record({ share: share.map(wellFormed), audited: fc.boolean() }),
+    encodeCheckedShare,
+    decodeCheckedShare,
+  );
+  roundTrip(
+    fc.record({ gateway: fc.string({ minLength: 1 }), throughMs: ms, sequence: ms }),
+    encodeShareMark,
+    decodeShareMark,
+  );
   roundTrip(job, encodeJob, decodeJob);
   roundTrip(
     fc.record({

@@ -192,6 +192,26 @@ for (const kind of SERVER_KINDS) {
       await until('it is back', async () => shareLog.status().gateways === 2);
     });
 
+    test('after a start it waits for the same gateways as before, also for those that say nothing yet', async () => {
+      const broker = quietBroker();
+      const bus = broker.connect();
+      const { shareLog, end } = await startOne(bus, db);
+      const shares = [1, 2].map((n) => shareOf(n, { acceptedAtMs: NOON_MS + n }));
+      await publishValid(bus, marksOf('a', 0), marksOf('b', 0), [recordOf(shares[0]!)]);
+      await publishValid(bus, marksOf('a', NOON_MS + 1), marksOf('b', NOON_MS + 1));
+      await until('the first is stored', async () => shareLog.status().stored === 1);
+      await end();
+      const again = broker.connect();
+      const { shareLog: next } = await startOne(again, db);
+      assert.equal(next.status().gateways, 2);
+      await publishValid(again, [recordOf(shares[1]!)], marksOf('a', NOON_MS + 50));
+      await until('the second came', async () => next.status().held === 1);
+      for (let i = 0; i < 200; i++) await new Promise((resolve) => setImmediate(resolve));
+      assert.equal(next.status().held, 1);
+      await publishValid(again, marksOf('b', NOON_MS + 50));
+      await until('it is stored', async () => next.status().stored === 1);
+    });
+
     test('with as many shares as it may hold it reads on only where others wait for it; nothing is lost', async () => {
       const broker = quietBroker();
       const bus = broker.connect();

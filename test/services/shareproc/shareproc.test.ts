@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createMemoryBus } from '../../../src/adapters/bus/memory.ts';
+import { hashHeader } from '../../../src/core/bitcoin/header.ts';
 import { decodeBits, targetOfDifficulty } from '../../../src/core/bitcoin/target.ts';
 import type { CoinbasePlan } from '../../../src/core/ledger/plan.ts';
 import { foldInTypescript } from '../../../src/core/work/fold.ts';
@@ -11,25 +12,43 @@ import {
   type Job,
 } from '../../../src/core/work/job.ts';
 import { buildPoolCoinbase, type CoinbasePool } from '../../../src/core/work/payout.ts';
-import { compileWork, fillWork, meetsTarget, prepareTarget } from '../../../src/core/work/share.ts';
 import {
+  coinbaseOf,
+  compileWork,
+  fillWork,
+  headerOf,
+  meetsTarget,
+  prepareTarget,
+} from '../../../src/core/work/share.ts';
+import type { BlockCandidate } from '../../../src/messages/block.ts';
+import {
+  decodeCheckedShare,
   decodeRejectedShare,
   decodeShare,
+  decodeShareMark,
+  decodeSolvedBlock,
   encodeBlockCandidate,
   encodeBlockOutcome,
   encodeJob,
   encodeShare,
+  encodeShareMark,
+  encodeTemplateBody,
 } from '../../../src/messages/codec.ts';
-import type { ShareRecord } from '../../../src/messages/share.ts';
-import type { Db } from '../../../src/ports.ts';
+import { isMarkKey, markKey, type ShareRecord } from '../../../src/messages/share.ts';
+import { PARTITIONS } from '../../../src/messages/topics.ts';
+import type { Bus, Db, ReceivedRecord } from '../../../src/ports.ts';
 import { startShareLog } from '../../../src/services/payoutd/sharelog.ts';
 import { type AuditOptions, Auditor } from '../../../src/services/shareproc/audit.ts';
-import { startShareproc } from '../../../src/services/shareproc/shareproc.ts';
+import {
+  type ShareprocOptions,
+  startShareproc,
+} from '../../../src/services/shareproc/shareproc.ts';
 import { type ShareSource, startShipper } from '../../../src/services/shareproc/shipper.ts';
 import { listBlocks } from '../../../src/store/blocks.ts';
 import { poolTotals } from '../../../src/store/status.ts';
 import { SERVER_KINDS, type TestServer } from '../../tools/database.ts';
 import { createSilentLog } from '../../tools/silent-log.ts';
+import { until } from '../../tools/waiting.ts';
 
 const NOW_MS = Date.UTC(2026, 10, 21, 12);
 const clock = { nowMs: () => NOW_MS };
@@ -325,6 +344,197 @@ test('a shipper that cannot ship ends when it is told to, and marks nothing', as
   await shipper.stop(20);
   assert.deepEqual(source.marked, []);
   assert.equal(shipper.status().stalled, true);
+});
+
+test('marks speak only of what went out before them, come before the first share, and again when all is shipped', async () => {
+  const log = createSilentLog();
+  const bus = createMemoryBus({ log });
+  const went: string[] = [];
+  let failures = 2;
+  await bus.subscribe('share.submissions', 'g', async (records) => {
+    if (went.length === 1 && failures-- > 0) throw new Error('away');
+    const [first] = records;
+    if (first !== undefined && isMarkKey(first.key)) {
+      assert.deepEqual(
+        records.map(({ key, partition }) => [key, partition]),
+        Array.from({ length: PARTITIONS }, (_, partition) => ['mark:here', partition]),
+      );
+      const mark = decodeShareMark(first.value);
+      assert.ok(mark.ok);
+      went.push(`through ${mark.value.throughMs - NOW_MS} #${mark.value.sequence}`);
+    } else went.push(`${records.length} shares`);
+  });
+  const source = sourceOf([
+    [1, 2].map((nonce) => encodeShare(trueShare(nonce))),
+    [encodeShare(trueShare(3))],
+  ]);
+  let settledMs = NOW_MS - 5;
+  const shipper = startShipper({
+    source,
+    bus,
+    log,
+    delay: async () => {},
+    marks: { gateway: 'here', settledThroughMs: () => settledMs },
+  });
+  await until('all is told', () => went.at(-1)?.startsWith('through 2 ') ?? false);
+  assert.equal(went[0], `through ${-NOW_MS} #1`);
+  assert.deepEqual(went.slice(1), ['2 shares', '1 shares', 'through 2 #2']);
+  settledMs = NOW_MS + 100;
+  await shipper.stop(10_000);
+  assert.equal(went.at(-1), 'through 100 #3');
+});
+
+describe('what shareproc makes of a batch', () => {
+  async function start(options: Partial<ShareprocOptions> = {}) {
+    const log = createSilentLog();
+    const bus = createMemoryBus({ log });
+    const went: { topic: string; record: ReceivedRecord }[] = [];
+    for (const topic of ['share.valid', 'share.rejected', 'dead.letters', 'block.solved']) {
+      await bus.subscribe(topic, 'test', async (records) => {
+        for (const record of records) went.push({ topic, record });
+      });
+    }
+    const tools = { bus, log, clock, hash: foldInTypescript };
+    const shareproc = await startShareproc(tools, { ...OPTIONS, ...options });
+    await bus.publish('mining.jobs', [{ key: '', value: encodeJob(JOB) }]);
+    return { bus, shareproc, log, went };
+  }
+
+  test('marks stay behind the shares they speak of, all in their partition; poison is kept byte for byte', async () => {
+    const { bus, went } = await start();
+    const mark = encodeShareMark({ gateway: 'g', throughMs: NOW_MS, sequence: 1 });
+    const poison = Uint8Array.from([255, 3]);
+    const partition = 7;
+    await bus.publish('share.submissions', [
+      { ...record(trueShare(1)), partition },
+      { key: 's', value: poison, partition },
+      { ...record(trueShare(2, { nonce: 99 })), partition },
+      { ...record(trueShare(3, { jobId: 'ffff' })), partition },
+      { key: markKey('g'), value: mark, partition },
+      { key: markKey('g'), value: poison, partition },
+      { ...record(trueShare(4)), partition },
+    ]);
+    const valid = went.filter(({ topic }) => topic === 'share.valid');
+    assert.deepEqual(
+      valid.map(({ record: { key, value } }) => {
+        if (isMarkKey(key)) return decodeShareMark(value);
+        const decoded = decodeCheckedShare(value);
+        return decoded.ok && [decoded.value.share.acceptedAtMs - NOW_MS, decoded.value.audited];
+      }),
+      [
+        [1, true],
+        [3, false],
+        { ok: true, value: { gateway: 'g', throughMs: NOW_MS, sequence: 1 } },
+        [4, true],
+      ],
+    );
+    assert.ok(valid.every(({ record: { partition: p } }) => p === partition));
+    const letters = went.filter(({ topic }) => topic === 'dead.letters');
+    assert.deepEqual(
+      letters.map(({ record: { key, value } }) => [key, Buffer.from(value)]),
+      Array.from({ length: 2 }, () => ['share.submissions/7/', Buffer.from(poison)]),
+    );
+    assert.equal(went.filter(({ topic }) => topic === 'share.rejected').length, 2);
+  });
+
+  /** Every hash reaches the target of this job. */
+  const EASY: Job = { ...JOB, jobId: '0ea5', networkTarget: 2n ** 256n - 1n };
+  const BODY = Uint8Array.from({ length: 300 }, (_, at) => at);
+  const TEMPLATE = {
+    jobId: EASY.jobId,
+    height: EASY.height,
+    previousHash: EASY.previousHash,
+    transactionCount: 1,
+    body: BODY,
+    witness: false,
+  };
+
+  function candidateOf(change: Partial<BlockCandidate> = {}): BlockCandidate {
+    const built = buildJobCoinbase(EASY, {
+      tag: OPTIONS.coinbaseTag,
+      extranonceBytes: EXTRANONCE_BYTES,
+      outputs: [{ script: SCRIPT, valueSats: EASY.coinbaseValueSats }],
+    });
+    assert.ok(built.ok);
+    const work = compileWork(EASY, built.parts);
+    fillWork(work, {
+      extranonce1: 1,
+      extranonce2High: 2,
+      extranonce2Low: 3,
+      ntime: 1_700_000_001,
+      nonce: 4,
+      version: 0x20000000,
+    });
+    foldInTypescript(work);
+    return {
+      jobId: EASY.jobId,
+      headerHash: work.hash.slice(),
+      header: headerOf(work).slice(),
+      coinbase: coinbaseOf(work).slice(),
+      height: EASY.height,
+      account: 'account',
+      worker: 'rig',
+      foundAtMs: NOW_MS,
+      networkDifficulty: 1,
+      rewardSats: EASY.coinbaseValueSats,
+      pool: 'main',
+      planId: '',
+      ...change,
+    };
+  }
+  const solvedOf = (went: { topic: string; record: ReceivedRecord }[]) =>
+    went
+      .filter(({ topic }) => topic === 'block.solved')
+      .map(({ record: { value } }) => decodeSolvedBlock(value));
+  const publishCandidate = (bus: Bus, candidate: BlockCandidate) =>
+    bus.publish('block.candidates', [{ key: 'h', value: encodeBlockCandidate(candidate) }]);
+
+  test('a candidate becomes a whole block, also when job and template come after it', async () => {
+    const { bus, went, shareproc } = await start({ buildsBlocks: true });
+    const candidate = candidateOf();
+    const publishing = publishCandidate(bus, candidate);
+    await bus.publish('mining.templates', [{ key: '', value: encodeTemplateBody(TEMPLATE) }]);
+    assert.equal(solvedOf(went).length, 0);
+    await bus.publish('mining.jobs', [{ key: '', value: encodeJob(EASY) }]);
+    await publishing;
+    const [solved] = solvedOf(went);
+    assert.ok(solved?.ok);
+    assert.deepEqual(
+      Buffer.from(solved.value.block),
+      Buffer.concat([candidate.header, Uint8Array.of(2), candidate.coinbase, BODY]),
+    );
+    assert.deepEqual(Buffer.from(solved.value.headerHash), Buffer.from(candidate.headerHash));
+    assert.equal(shareproc.status().solved, 1);
+  });
+
+  test('what is no block is not made one, and one without a template stays a record', async () => {
+    const { bus, went, log } = await start({ buildsBlocks: true, templatePatienceMs: 20 });
+    await publishCandidate(bus, candidateOf());
+    assert.match(log.lines.at(-1)?.message ?? '', /template did not come/);
+    await bus.publish('mining.templates', [{ key: '', value: encodeTemplateBody(TEMPLATE) }]);
+    await bus.publish('mining.jobs', [{ key: '', value: encodeJob(EASY) }]);
+    const good = candidateOf();
+    const otherHeader = good.header.slice();
+    otherHeader[10] = 0xee;
+    for (const change of [
+      { headerHash: new Uint8Array(32) },
+      { coinbase: Uint8Array.from([...good.coinbase, 0]) },
+      { header: otherHeader, headerHash: hashHeader(otherHeader) },
+    ]) {
+      await publishCandidate(bus, candidateOf(change));
+    }
+    await bus.publish('mining.jobs', [
+      { key: '', value: encodeJob({ ...EASY, networkTarget: 1n }) },
+    ]);
+    await publishCandidate(bus, good);
+    const poison = Uint8Array.from([1]);
+    await bus.publish('block.candidates', [{ key: 'h', value: poison }]);
+    assert.deepEqual(solvedOf(went), []);
+    assert.deepEqual(
+      went.map(({ topic, record: { key } }) => [topic, key]),
+      [['dead.letters', 'block.candidates/0/']],
+    );
+  });
 });
 
 for (const kind of SERVER_KINDS) {
