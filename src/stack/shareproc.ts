@@ -6,7 +6,7 @@ import { loadAccelerator } from '../adapters/pow/sha256d.ts';
 import { coinbaseRules } from '../compose.ts';
 import { foldInTypescript } from '../core/work/fold.ts';
 import { startShareproc as start } from '../services/shareproc/shareproc.ts';
-import { type Frame, openBus, type Service, type ServiceConfig } from './serve.ts';
+import { type Frame, openBus, openCache, type Service, type ServiceConfig } from './serve.ts';
 
 /** Runs the audit until the frame ends it. */
 export async function startShareproc(frame: Frame, config: ServiceConfig): Promise<Service> {
@@ -15,7 +15,13 @@ export async function startShareproc(frame: Frame, config: ServiceConfig): Promi
   const bus = openBus(frame, config, config.instance.gateway);
   const accelerator = loadAccelerator();
   const shareproc = await start(
-    { bus, log, clock, hash: accelerator?.hash ?? foldInTypescript },
+    {
+      bus,
+      log,
+      clock,
+      hash: accelerator?.hash ?? foldInTypescript,
+      cache: openCache(frame, config),
+    },
     {
       network,
       coinbaseTag: config.poolTag,

@@ -1,7 +1,7 @@
 /**
  * The second look at everything a gateway says: `share.submissions` → audit → `share.valid` or `share.rejected`, in the partition they came
  * from and in their order; `block.candidates` → audit → whole blocks on `block.solved`. Keeps nothing but jobs, plans and templates, so
- * that any number may run. What cannot be read goes to `dead.letters` as it is.
+ * that any number may run; one that starts late has older jobs from the cache. What cannot be read goes to `dead.letters` as it is.
  *
  * A batch is done when everything it led to is published; else it comes again, and whoever reads `share.valid` knows a share by its
  * header hash. A gateway's mark is passed on behind all that came before it.
@@ -17,11 +17,18 @@ import {
   encodeRejectedShare,
 } from '../../messages/codec.ts';
 import { isMarkKey, type ShareRecord } from '../../messages/share.ts';
-import type { Bus, BusRecord, Clock, Log, ReceivedRecord } from '../../ports.ts';
+import type { Bus, BusRecord, Cache, Clock, Log, ReceivedRecord } from '../../ports.ts';
 import { type AuditOptions, Auditor } from './audit.ts';
 import { createSolver, type Solver } from './solver.ts';
 
-export type ShareprocTools = { bus: Bus; log: Log; clock: Clock; hash: HashWork };
+export type ShareprocTools = {
+  bus: Bus;
+  log: Log;
+  clock: Clock;
+  hash: HashWork;
+  /** Where job managers leave copies of jobs: one that starts late finds those of shares that still wait. */
+  cache?: Cache;
+};
 
 export type ShareprocOptions = AuditOptions & {
   /** Also puts together whole blocks. Not where the gateway's block lane is all there is. */
@@ -47,7 +54,7 @@ export async function startShareproc(
   tools: ShareprocTools,
   options: ShareprocOptions,
 ): Promise<Shareproc> {
-  const { bus, log, clock } = tools;
+  const { bus, log, clock, cache } = tools;
   const auditor = new Auditor(tools.hash, options);
   const solver: Solver | null = options.buildsBlocks
     ? createSolver({ log }, { auditor, patienceMs: options.templatePatienceMs })
@@ -59,6 +66,28 @@ export async function startShareproc(
     undecodable: 0,
     solved: 0,
   };
+
+  /** Jobs that the cache did not have, and when it was asked. */
+  const missed = new Map<string, number>();
+
+  /** Jobs of these shares that were published before we came. */
+  async function learnJobs(shares: readonly ShareRecord[]): Promise<void> {
+    if (cache === undefined) return;
+    const nowMs = clock.nowMs();
+    for (const { jobId } of shares) {
+      if (auditor.jobOf(jobId) !== null) continue;
+      if (nowMs - (missed.get(jobId) ?? Number.NEGATIVE_INFINITY) < MISSED_MS) continue;
+      const value = await cache.get(`job:${jobId}`);
+      const decoded = value === null ? null : decodeJob(value);
+      if (decoded?.ok && decoded.value.jobId === jobId) {
+        auditor.addJob(decoded.value);
+        continue;
+      }
+      missed.delete(jobId);
+      missed.set(jobId, nowMs);
+      if (missed.size > MISSED_MAX) missed.delete(missed.keys().next().value!);
+    }
+  }
 
   /** Publishes the bytes of what could not be read, under the place it was found at. */
   async function deadLetter(topic: string, records: readonly ReceivedRecord[]): Promise<void> {
@@ -80,16 +109,20 @@ export async function startShareproc(
     const unreadable: ReceivedRecord[] = [];
     let unaudited = 0;
     let marks = 0;
-    for (const record of records) {
-      const { key, value } = record;
-      if (isMarkKey(key)) {
+    const all = records.map((record) => ({
+      record,
+      decoded: isMarkKey(record.key) ? null : decodeShare(record.value),
+    }));
+    await learnJobs(all.flatMap(({ decoded }) => (decoded?.ok ? [decoded.value] : [])));
+    for (const { record, decoded } of all) {
+      const { value } = record;
+      if (decoded === null) {
         const mark = decodeShareMark(value);
         if (mark.ok) valid.push(inPlace(record, value));
         else unreadable.push(record);
         marks++;
         continue;
       }
-      const decoded = decodeShare(value);
       if (!decoded.ok) {
         unreadable.push(record);
         refused.push(refusal(record, null, value, 'undecodable', decoded.reason));
@@ -178,6 +211,8 @@ export async function startShareproc(
 }
 
 const NO_BYTES = new Uint8Array(0);
+const MISSED_MS = 10_000;
+const MISSED_MAX = 1_024;
 
 /** What is made of a record goes where it came from. */
 function inPlace({ key, partition }: ReceivedRecord, value: Uint8Array): BusRecord {

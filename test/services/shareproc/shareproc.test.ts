@@ -36,7 +36,7 @@ import {
 } from '../../../src/messages/codec.ts';
 import { isMarkKey, markKey, type ShareRecord } from '../../../src/messages/share.ts';
 import { PARTITIONS } from '../../../src/messages/topics.ts';
-import type { Bus, Db, ReceivedRecord } from '../../../src/ports.ts';
+import type { Bus, Cache, Db, ReceivedRecord } from '../../../src/ports.ts';
 import { startShareLog } from '../../../src/services/payoutd/sharelog.ts';
 import { type AuditOptions, Auditor } from '../../../src/services/shareproc/audit.ts';
 import {
@@ -535,6 +535,47 @@ describe('what shareproc makes of a batch', () => {
       [['dead.letters', 'block.candidates/0/']],
     );
   });
+});
+
+test('one that starts late has the jobs of waiting shares from the cache, and asks for a missing one now and then', async () => {
+  const log = createSilentLog();
+  const bus = createMemoryBus({ log });
+  let nowMs = NOW_MS;
+  const asked: string[] = [];
+  let kept: Uint8Array | null = encodeJob(JOB);
+  const cache: Cache = {
+    async get(key) {
+      asked.push(key);
+      return key === `job:${JOB.jobId}` ? kept : null;
+    },
+    set: async () => {},
+    increment: async () => null,
+    stop: async () => {},
+  };
+  const options = { bus, log, clock: { nowMs: () => nowMs }, hash: foldInTypescript, cache };
+  const shareproc = await startShareproc(options, OPTIONS);
+  const good = record(trueShare(1));
+  const wrong = record(trueShare(2, { nonce: 77 }));
+  const unknown = record(trueShare(3, { jobId: 'ffff' }));
+  await bus.publish('share.submissions', [good, wrong, unknown]);
+  await bus.publish('share.submissions', [good, unknown]);
+  assert.deepEqual(asked, [`job:${JOB.jobId}`, 'job:ffff']);
+  const { valid, unaudited, rejected } = shareproc.status();
+  assert.deepEqual({ valid, unaudited, rejected }, { valid: 4, unaudited: 2, rejected: 1 });
+  nowMs += 60_000;
+  await bus.publish('share.submissions', [unknown]);
+  assert.deepEqual(asked.slice(2), ['job:ffff']);
+  await shareproc.stop();
+
+  // What is there under the name of another job, or cannot be read, is no job.
+  for (const broken of [Uint8Array.of(255, 255), encodeJob({ ...JOB, jobId: 'eeee' })]) {
+    kept = broken;
+    const other = createMemoryBus({ log });
+    const late = await startShareproc({ ...options, bus: other }, OPTIONS);
+    await other.publish('share.submissions', [good]);
+    assert.equal(late.status().unaudited, 1);
+    await late.stop();
+  }
 });
 
 for (const kind of SERVER_KINDS) {
