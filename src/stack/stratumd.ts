@@ -14,6 +14,7 @@ import { loadAccelerator } from '../adapters/pow/sha256d.ts';
 import { coinbaseRules, readLease, waitForLock } from '../compose.ts';
 import { foldInTypescript } from '../core/work/fold.ts';
 import { JobSources } from '../core/work/follow.ts';
+import type { Job } from '../core/work/job.ts';
 import { decodeCoinbasePlans, decodeJobNews } from '../messages/codec.ts';
 import { createShareHistogram } from '../metrics.ts';
 import type { LaneStatus } from '../services/blocksubmit/lane.ts';
@@ -126,18 +127,20 @@ export async function startStratumd(frame: Frame, config: ServiceConfig): Promis
 
   const sources = new JobSources();
   await bus.subscribe('mining.jobs', 'gateway', async (records) => {
+    const before = sources.source;
+    // Of many that come at once, after a while without Kafka, miners are told of the last.
+    let wanted = null as Job | null;
     for (const { value } of records) {
       const news = decodeJobNews(value);
       if (!news.ok) {
         log.error('a job could not be read', { reason: news.reason });
         continue;
       }
-      const { job, origin } = news.value;
-      const before = sources.source;
-      const wanted = sources.hear(job, origin, performance.now());
-      if (wanted !== null) gateway.setJob(wanted, clock.nowMs());
-      tellSource(before);
+      const next = sources.hear(news.value.job, news.value.origin, performance.now());
+      if (next !== null) wanted = wanted?.clean ? { ...next, clean: true } : next;
     }
+    if (wanted !== null) gateway.setJob(wanted, clock.nowMs());
+    tellSource(before);
   });
   function tellSource(before: string | null): void {
     if (before === null || before === sources.source) return;
