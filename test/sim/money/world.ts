@@ -495,11 +495,17 @@ class World {
         }),
       );
     // The three records travel on three ways; any of them may be late.
-    const ways = [() => this.#store(), candidate, outcome];
+    const ways = [
+      { what: 'share', go: () => this.#store() },
+      { what: 'find', go: candidate },
+      { what: 'outcome', go: outcome },
+    ];
     while (ways.length > 0) {
       const way = ways.splice(this.#random.below(ways.length), 1)[0]!;
-      if (ways.length < 2 && this.#random.chance(0.04)) this.#late.push(way);
-      else await way();
+      if (ways.length < 2 && this.#random.chance(0.04)) {
+        this.#trace(`${this.step} the record of the ${way.what} of block ${block.height} is late`);
+        this.#late.push(way.go);
+      } else await way.go();
     }
     // Sometimes another block of the same height is first, and ours stands beside the chain from the start.
     if (this.#random.chance(0.02)) this.#competitor(1);
