@@ -86,14 +86,17 @@ export async function startServers(): Promise<Servers> {
   };
 }
 
-/** Starts two gateways and one of each other service; statsd only where there is something to write to. */
+/** Starts two gateways, which come first, and one of each other service; statsd only where there is something to write to. */
 export async function startFleet(
   servers: Servers,
 ): Promise<{ members: Member[]; stop(): Promise<(number | null)[]> }> {
   const dataDir = makeDataDir();
-  const wanted: [ServiceName, number][] = [['stratumd', 2]];
+  const wanted: [ServiceName, number][] = [
+    ['stratumd', 1],
+    ['stratumd', 2],
+  ];
   for (const service of Object.keys(SERVICES) as ServiceName[]) {
-    if (service === 'statsd' && servers.influx === null) continue;
+    if (service === 'stratumd' || (service === 'statsd' && servers.influx === null)) continue;
     wanted.push([service, 1]);
   }
   const members = await Promise.all(
@@ -106,6 +109,8 @@ export async function startFleet(
           [service],
           {
             ...servers.settings,
+            // Sixteen starts of one program in a minute: what one has compiled the others need not.
+            NODE_COMPILE_CACHE: join(dataDir, 'compiled'),
             DATA_DIR: own,
             INSTANCE_ID: String(instance),
             LISTEN_ADDR: '127.0.0.1',
@@ -143,7 +148,7 @@ export async function startFleet(
 }
 
 /** Resolves when every process takes what it is for. */
-export async function untilAllReady(members: readonly Member[], limitMs = 60_000): Promise<void> {
+export async function untilAllReady(members: readonly Member[], limitMs = 120_000): Promise<void> {
   await Promise.all(
     members.map(({ name, process }) =>
       untilReady(process, true, limitMs).catch((error: Error) => {
