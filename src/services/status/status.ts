@@ -83,6 +83,7 @@ const RATE_POINTS = 60;
 const RATE_HOURS_MAX = 720;
 /** Of each list, on the page. */
 const LINES_SHOWN = 20;
+const REASONS_SHOWN = 20;
 const STOP_MS = 1_000;
 
 /** Listens on what is asked for. Rejects with a sentence for the operator when a port can not be had. */
@@ -229,7 +230,7 @@ function buildApi(tools: ApiTools): FastifyInstance {
   const { services, rates } = tools;
   if (services !== undefined) {
     server.get('/api/v1/services', { schema: { response: { 200: servicesSchema } } }, async () => ({
-      status: tools.notReady(),
+      ...healthOf(tools.notReady()),
       services: services(),
     }));
   }
@@ -465,9 +466,14 @@ function portOf(server: FastifyInstance): number {
 }
 
 function answerHealth(reply: FastifyReply, reasons: readonly string[]): FastifyReply {
-  return reply
-    .code(reasons.length === 0 ? 200 : 503)
-    .send({ status: reasons.length === 0 ? 'ok' : 'unavailable', reasons: reasons.slice(0, 20) });
+  return reply.code(reasons.length === 0 ? 200 : 503).send(healthOf(reasons));
+}
+
+function healthOf(reasons: readonly string[]): { status: string; reasons: readonly string[] } {
+  return {
+    status: reasons.length === 0 ? 'ok' : 'unavailable',
+    reasons: reasons.slice(0, REASONS_SHOWN),
+  };
 }
 
 /** The name in a Host header, without the port; null when there is none that could be one. */

@@ -213,8 +213,9 @@ export const blocksSchema = {
 export const servicesSchema = {
   type: 'object',
   properties: {
-    /** Why the pool as a whole does not work as it should. */
-    status: { type: 'array', items: text },
+    /** Of the pool as a whole. */
+    status: text,
+    reasons: { type: 'array', items: text },
     services: {
       type: 'array',
       items: {

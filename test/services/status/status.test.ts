@@ -373,3 +373,84 @@ test('hashrates read like people write them', () => {
   assert.equal(formatHashrate(Number.NaN), '0 H/s');
   assert.equal(formatHashrate(1e30), '1000000000 ZH/s');
 });
+
+const service = {
+  service: 'stratumd',
+  instance: 'stratumd-1',
+  version: '1',
+  state: 'not ready',
+  reasons: ['no work: <b>'],
+  startedAtMs: 1_000,
+  heardAtMs: 60_000,
+  figures: { sessions: 3 },
+  words: { work: 'none' },
+  alarms: ['<u>'],
+};
+
+test('where there are several processes, each stands on the page and in the JSON; else there is nothing of the kind', async () => {
+  const status = await startStatus(
+    tools({ services: () => [service], notReady: () => ['stratumd-1: no work'] }),
+    both,
+  );
+  try {
+    const { body } = await get(status.apiPort, '/api/v1/services');
+    assert.deepEqual(JSON.parse(body), {
+      status: 'unavailable',
+      reasons: ['stratumd-1: no work'],
+      services: [service],
+    });
+    const page = (await get(status.apiPort, '/')).body;
+    assert.match(page, /<h2>Services<\/h2>/);
+    assert.match(page, /stratumd-1.*not ready.*no work: &#60;b&#62;<br>&#60;u&#62;/s);
+    assert.equal((await get(status.apiPort, '/health')).status, 503);
+  } finally {
+    await status.stop();
+  }
+  const alone = await startStatus(tools(), both);
+  try {
+    assert.equal((await get(alone.apiPort, '/api/v1/services')).status, 404);
+    assert.equal((await get(alone.apiPort, '/api/v1/rates')).status, 404);
+    assert.doesNotMatch((await get(alone.apiPort, '/')).body, /Services/);
+  } finally {
+    await alone.stop();
+  }
+});
+
+test('rates by time: sixty steps up to now, of a pool, an account or a worker', async () => {
+  const asked: unknown[] = [];
+  const status = await startStatus(
+    tools({
+      async rates(...all) {
+        asked.push(all);
+        if (asked.length === 4) throw new Error('away');
+        return [{ atMs: 0, hps: 1.5, shares: 2 }];
+      },
+    }),
+    both,
+  );
+  const json = async (path: string) => JSON.parse((await get(status.apiPort, path)).body);
+  try {
+    assert.deepEqual(await json('/api/v1/rates?hours=1'), {
+      stepMs: 60_000,
+      points: [{ atMs: 0, hps: 1.5, shares: 2 }],
+    });
+    await json('/api/v1/rates?account=a');
+    await json('/api/v1/rates?account=a&worker=w&pool=p&hours=720');
+    const hour = 3_600_000;
+    const span = (hours: number) => ({
+      fromMs: 61_000 - hours * hour,
+      untilMs: 61_000,
+      stepMs: (hours * hour) / 60,
+    });
+    assert.deepEqual(asked, [
+      [{ pool: 'main' }, span(1)],
+      [{ pool: 'main', account: 'a' }, span(24)],
+      [{ pool: 'p', account: 'a', worker: 'w' }, span(720)],
+    ]);
+    assert.equal((await get(status.apiPort, '/api/v1/rates')).status, 503);
+    for (const bad of ['hours=0', 'hours=721', 'hours=x', 'worker=w', 'account='])
+      assert.equal((await get(status.apiPort, `/api/v1/rates?${bad}`)).status, 400, bad);
+  } finally {
+    await status.stop();
+  }
+});
