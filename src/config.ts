@@ -247,7 +247,8 @@ export function secretsOf(config: Config): string[] {
   );
   const token = config.stack?.influx?.token ?? null;
   if (token !== null) secrets.push(token, token.slice(token.indexOf(':') + 1));
-  for (const text of [config.database.url, config.stack?.redisUrl ?? null]) {
+  const { redisUrl, influx } = config.stack ?? {};
+  for (const text of [config.database.url, redisUrl, influx?.url]) {
     const { password } = URL.parse(text ?? '') ?? {};
     if (password === undefined || password === '') continue;
     secrets.push(password);

@@ -30,6 +30,7 @@ const ROOMS: Record<string, { own: string[]; packages: string[]; node: string[] 
     packages: [],
     node: [],
   },
+  'src/core/series/': { own: ['src/core/series/', 'src/core/work/'], packages: [], node: [] },
   'src/core/node/': { own: ['src/core/'], packages: [], node: [] },
   'src/messages/': { own: ['src/core/', 'src/messages/'], packages: ['protobufjs'], node: [] },
   'src/ports.ts': { own: ['src/core/', 'src/messages/'], packages: [], node: [] },
