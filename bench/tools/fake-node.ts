@@ -1,9 +1,10 @@
 /**
  * A node that only keeps time: speaks enough of Bitcoin Core's JSON-RPC for a pool to start and submit, and notes on
- * CLOCK_MONOTONIC when the first byte of every submitblock arrived. It accepts everything at once and never moves its tip, so that
+ * CLOCK_MONOTONIC when the first byte of every submitblock arrived. It accepts everything at once and moves its tip only when told, so that
  * it costs the machine nothing but reading the block.
  *
- * Verbs: listen({ bits, weight }) → { port, blockBytes, transactions }, submissions() → what came since the last call.
+ * Verbs: listen({ bits, weight }) → { port, blockBytes, transactions }, submissions() → what came since the last call,
+ * advance({ weight }) → a new tip with a template of that weight; answers when those who wait for it were told.
  */
 import { createServer, type Socket } from 'node:net';
 import { makeBigTemplate } from './big-template.ts';
@@ -24,7 +25,11 @@ const known = new Set<string>();
 const sockets = new Set<Socket>();
 /** regtest's. */
 const GENESIS = '0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206';
-const TIP = 'ab'.repeat(28).padStart(64, '0');
+let tip = 'ab'.repeat(28).padStart(64, '0');
+let height = 200;
+let bits = 0;
+/** Long-polls that wait for a new tip. */
+const waiting: { socket: Socket; id: string }[] = [];
 
 /** One connection's request being read. Only the beginning of a body is kept. */
 type Reading = {
@@ -80,7 +85,8 @@ function answer(socket: Socket, reading: Reading): void {
       socket,
       `{"result":null,"error":{"code":-32601,"message":"Method not found"},"id":${id}}`,
     );
-  } else if (result !== 'never') reply(socket, `{"result":${result},"error":null,"id":${id}}`);
+  } else if (result === 'never') waiting.push({ socket, id });
+  else reply(socket, `{"result":${result},"error":null,"id":${id}}`);
 }
 
 /** JSON text of the result, null for a method that is not there, `never` for a long-poll that stays open. */
@@ -92,29 +98,29 @@ function resultOf(method: string, body: string): string | null {
     case 'getblockchaininfo':
       return JSON.stringify({
         chain: 'regtest',
-        blocks: 200,
-        headers: 200,
-        bestblockhash: TIP,
-        chainwork: 'c9'.padStart(64, '0'),
+        blocks: height,
+        headers: height,
+        bestblockhash: tip,
+        chainwork: (height + 1).toString(16).padStart(64, '0'),
         initialblockdownload: false,
       });
     case 'getnetworkinfo':
       return JSON.stringify({ version: 280_100, subversion: '/bench:1/', connections: 8 });
     case 'getbestblockhash':
-      return JSON.stringify(TIP);
+      return JSON.stringify(tip);
     case 'getblockcount':
-      return '200';
+      return String(height);
     case 'getblockhash':
-      return JSON.stringify(/"params"\s*:\s*\[\s*0\s*\]/.test(body) ? GENESIS : TIP);
+      return JSON.stringify(/"params"\s*:\s*\[\s*0\s*\]/.test(body) ? GENESIS : tip);
     case 'getblockheader': {
-      const hash = /"([0-9a-f]{64})"/.exec(body.slice(body.indexOf('params')))?.[1] ?? TIP;
+      const hash = /"([0-9a-f]{64})"/.exec(body.slice(body.indexOf('params')))?.[1] ?? tip;
       known.add(hash);
       if (known.size > 10_000) known.clear();
       return JSON.stringify({
         hash,
         confirmations: 1,
-        height: hash === TIP ? 200 : 201,
-        previousblockhash: TIP,
+        height: hash === tip ? height : height + 1,
+        previousblockhash: tip,
       });
     }
     case 'submitheader':
@@ -135,6 +141,7 @@ serveParent(
   {
     listen: (args: { bits: number; weight: number }) =>
       new Promise<{ port: number; blockBytes: number; transactions: number }>((resolve) => {
+        bits = args.bits;
         const template = makeBigTemplate({ ...args, time: Math.floor(Date.now() / 1000) });
         templateJson = template.json;
         server.listen(0, '127.0.0.1', () => {
@@ -147,6 +154,22 @@ serveParent(
         });
       }),
     submissions: () => submissions.splice(0),
+    advance(args: { weight: number }): { toldMs: number; blockBytes: number } {
+      const time = Math.floor(Date.now() / 1000);
+      const { json, blockBytes } = makeBigTemplate({ bits, weight: args.weight, time });
+      const before = tip;
+      height += 1;
+      tip = height.toString(16).padStart(8, '0').repeat(7).padStart(64, '0');
+      templateJson = json
+        .replaceAll('ab'.repeat(28).padStart(64, '0'), tip)
+        .replace('"height":201', `"height":${height + 1}`);
+      if (before === tip) throw new Error('the tip has not moved');
+      const toldMs = monotonicMs();
+      for (const { socket, id } of waiting.splice(0)) {
+        if (socket.writable) reply(socket, `{"result":${templateJson},"error":null,"id":${id}}`);
+      }
+      return { toldMs, blockBytes };
+    },
     template: () => templateJson,
   },
   () => {
