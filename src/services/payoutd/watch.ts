@@ -98,6 +98,8 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
     tipSeen = tip.hashDisplay;
     waiting.clear();
     const waitingPools = new Set<string>();
+    /** A block in the chain of which only the outcome is known: it may be of any pool, so all later ones wait for it. */
+    let isOneUnrecorded = false;
     let failures = 0;
     for (const find of finds) {
       const name = encodeHexReversed(find.hash);
@@ -113,11 +115,13 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
       }
       failures = 0;
       if (place.kind === 'in-chain') standing.set(name, find.height);
-      const reason = await advance(tip, find, place, waitingPools.has(find.pool));
+      const isOlderWaiting = isOneUnrecorded || waitingPools.has(find.pool);
+      const reason = await advance(tip, find, place, isOlderWaiting);
       if (reason === null) settled.add(name);
       else if (place.kind === 'in-chain') {
         waiting.set(name, { pool: find.pool, reason });
         waitingPools.add(find.pool);
+        isOneUnrecorded ||= find.header === null;
       }
     }
     if (isNewTip) await withdrawReturned(tip);
