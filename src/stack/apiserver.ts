@@ -76,7 +76,7 @@ export async function startApiserver(frame: Frame, config: ServiceConfig): Promi
       else log.warn('what a service says of itself could not be read', { reason: report.reason });
     }
   });
-  later.set(await openDb(frame, config, { name: 'headframe apiserver', connectionsMax: 8 }));
+  later.set(await openDb(frame, config, { name: 'headframe apiserver', connectionsMax: 5 }));
   return {};
 }
 

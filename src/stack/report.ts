@@ -114,14 +114,16 @@ export function startReporter(tools: ReporterTools, options: ReporterOptions): R
 export function instanceName(
   config: {
     stack: Pick<StackConfig, 'service'>;
-    instance: { gateway: string; prefixBits: number };
+    instance: { prefix: number; prefixBits: number };
     metrics: { port: number } | null;
   },
   at: { host: string; pid: number } = { host: hostname(), pid: process.pid },
 ): string {
-  if (config.instance.prefixBits > 0) return config.instance.gateway;
+  const { service } = config.stack;
+  // SERVICE_NAME may be the same for all of them.
+  if (config.instance.prefixBits > 0) return `${service}-${config.instance.prefix}`;
   const port = config.metrics?.port ?? 0;
-  return `${config.stack.service}@${at.host}:${port === 0 ? at.pid : port}`;
+  return `${service}@${at.host}:${port === 0 ? at.pid : port}`;
 }
 
 async function within(timeoutMs: number, work: Promise<unknown>): Promise<void> {

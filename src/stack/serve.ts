@@ -130,12 +130,13 @@ export async function serve(
   let metrics = makeMetrics();
 
   function notReady(): string[] {
-    return [
+    const reasons = [
       ...(ending.signal.aborted ? ['the service is ending'] : []),
       ...(isStarted || waitingFor.size > 0 ? [] : ['the service is starting']),
       ...Array.from(waitingFor, (what) => `waiting for ${what}`),
-      ...watches.flatMap((reasons) => reasons()),
+      ...watches.flatMap((more) => more()),
     ];
+    return [...new Set(reasons)];
   }
 
   const frame: Frame = {

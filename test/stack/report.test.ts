@@ -121,8 +121,8 @@ test('the name of a process: its number where it has one, else its place', () =>
   const named = { stack: { service: 'payoutd' }, metrics: { port: 9091 } } as const;
   const at = { host: 'box', pid: 7 };
   const name = (more: Partial<Parameters<typeof instanceName>[0]>) =>
-    instanceName({ ...named, instance: { gateway: 'payoutd', prefixBits: 0 }, ...more }, at);
+    instanceName({ ...named, instance: { prefix: 0, prefixBits: 0 }, ...more }, at);
   assert.equal(name({}), 'payoutd@box:9091');
   assert.equal(name({ metrics: null }), 'payoutd@box:7');
-  assert.equal(name({ instance: { gateway: 'payoutd-3', prefixBits: 8 } }), 'payoutd-3');
+  assert.equal(name({ instance: { prefix: 3, prefixBits: 8 } }), 'payoutd-3');
 });

@@ -221,7 +221,8 @@ if (missing !== null) {
 
     // One page for all of them.
     const api = member('apiserver-1').process;
-    const services = await api.untilPage<{ services: { instance: string; state: string }[] }>(
+    type Page = { services: { instance: string; state: string; words: { ledger?: string } }[] };
+    const services = await api.untilPage<Page>(
       '/api/v1/services',
       ({ services: all }) =>
         all.length >= members.length && all.every(({ state }) => state === 'ready'),
@@ -230,6 +231,13 @@ if (missing !== null) {
     assert.deepEqual(
       services.services.map(({ instance }) => instance).sort(),
       members.map(({ name }) => name).sort(),
+    );
+    assert.deepEqual(
+      services.services
+        .map(({ words }) => words.ledger)
+        .filter((ledger) => ledger !== undefined)
+        .sort(),
+      ['kept', 'kept by another'],
     );
     assert.equal((await api.get('api', '/health')).status, 200);
     const pool = await api.page<{ totals: { shares: string }; height: number; payouts: unknown }>(

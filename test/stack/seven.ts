@@ -86,7 +86,7 @@ export async function startServers(): Promise<Servers> {
   };
 }
 
-/** Starts two gateways, which come first, and one of each other service; statsd only where there is something to write to. */
+/** Starts two gateways, which come first, two that may keep the ledger, and one of each other service; statsd only where there is something to write to. */
 export async function startFleet(
   servers: Servers,
 ): Promise<{ members: Member[]; stop(): Promise<(number | null)[]> }> {
@@ -98,6 +98,7 @@ export async function startFleet(
   for (const service of Object.keys(SERVICES) as ServiceName[]) {
     if (service === 'stratumd' || (service === 'statsd' && servers.influx === null)) continue;
     wanted.push([service, 1]);
+    if (service === 'payoutd') wanted.push([service, 2]);
   }
   const members = await Promise.all(
     wanted.map(async ([service, instance]): Promise<Member> => {
@@ -140,7 +141,7 @@ export async function startFleet(
   return {
     members,
     async stop() {
-      const codes = await Promise.all(members.map((member) => member.process.stop(15_000)));
+      const codes = await Promise.all(members.map((member) => member.process.stop(60_000)));
       removeData(dataDir);
       return codes;
     },
