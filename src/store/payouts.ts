@@ -593,7 +593,7 @@ export async function storeBuilt(
 ): Promise<true | null> {
   const first = built.generation === 1;
   const from: BatchState[] = first ? ['reserved'] : ['broadcast', 'seen'];
-  return change(db, batchId, { from, forward: true }, async (tx) => {
+  const store = change(db, batchId, { from, forward: true }, async (tx) => {
     const [newest] = await tx.query<{ generation: number | null }>(
       'SELECT max(generation) AS generation FROM payout_generations WHERE batch_id = $1',
       [batchId],
@@ -637,8 +637,19 @@ export async function storeBuilt(
       `generation ${built.generation}, fee ${built.feeSats} sat`,
       atMs,
     );
-    return true;
+    return true as const;
   });
+  try {
+    return await store;
+  } catch (error) {
+    // Another batch took one of the coins in the same moment: the wallet is asked again for this one.
+    if (violates(error, 'payout_inputs_active')) return null;
+    throw error;
+  }
+}
+
+function violates(error: unknown, constraint: string): boolean {
+  return (error as { constraint?: unknown } | null)?.constraint === constraint;
 }
 
 /** Consensus lets at most one generation confirm only if each pair of them spends a common input. */
