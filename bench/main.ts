@@ -21,6 +21,7 @@ import { ledgerBench } from './ledger.ts';
 import { memoryBench } from './memory.ts';
 import { notifyBench } from './notify.ts';
 import { shareBench } from './share.ts';
+import { stackBench } from './stack.ts';
 import {
   type Baseline,
   type Bench,
@@ -40,6 +41,7 @@ const BENCHES: readonly Bench[] = [
   windowBench,
   ledgerBench,
   blockBench,
+  stackBench,
 ];
 const BASELINE_FILE = fileURLToPath(new URL('baseline.json', import.meta.url));
 
