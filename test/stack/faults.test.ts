@@ -310,9 +310,11 @@ if (missing !== null) {
 
     // Acknowledged → published → in the database, once.
     const acknowledged = loads.flatMap((load) => load.acknowledged);
-    await untilTrue('every acknowledged share is published', () => {
+    await untilTrue('every acknowledged share is published', async () => {
       const lost = acknowledged.filter((one) => !published.has(one));
-      return lost.length === 0 || `${lost.length} of ${acknowledged.length}: ${lost[0]}`;
+      if (lost.length === 0) return true;
+      const [row] = await db.query<{ n: bigint }>('SELECT count(*) AS n FROM shares');
+      return `${lost.length} of ${acknowledged.length}: ${lost[0]}; ${published.size} heard, ${row!.n} stored, seed ${seed}`;
     });
     const stored = async () =>
       (await db.query<{ header_hash: Uint8Array }>('SELECT header_hash FROM shares')).map((row) =>
