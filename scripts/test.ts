@@ -137,7 +137,11 @@ function place(file: string | undefined): string {
 function chooseFiles(named: readonly string[]): string[] {
   const all = globSync('test/**/*.test.ts', { cwd: root }).sort();
   const weight = (file: string) =>
-    /test\/(e2e|sim|chaos|stack)\//.test(file) ? 0 : /test\/(contract|store|fuzz)\//.test(file) ? 1 : 2;
+    /test\/(e2e|sim|chaos|stack)\//.test(file)
+      ? 0
+      : /test\/(contract|store|fuzz)\//.test(file)
+        ? 1
+        : 2;
   return all
     .filter(
       (file) =>

@@ -6,7 +6,7 @@
  * outside 0-9a-fA-F, a CompactSize that is longer than it need be (as Bitcoin Core's `ReadCompactSize`).
  */
 
-import { bytesToHex } from '@noble/hashes/utils.js';
+import { bytesToHex, utf8ToBytes } from '@noble/hashes/utils.js';
 
 const NOT_HEX = 0xff;
 
@@ -262,4 +262,9 @@ export class ByteWriter {
     this.#length = end;
     return start;
   }
+}
+
+/** Text as UTF-8; half a surrogate pair becomes U+FFFD. */
+export function encodeUtf8(text: string): Uint8Array {
+  return utf8ToBytes(text);
 }

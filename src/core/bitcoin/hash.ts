@@ -6,8 +6,7 @@
  */
 
 import { ripemd160 } from '@noble/hashes/legacy.js';
-import { utf8ToBytes } from '@noble/hashes/utils.js';
-import { concatBytes } from './bytes.ts';
+import { concatBytes, encodeUtf8 } from './bytes.ts';
 import { compress, compressPaddingOf64, hashStateAgain, resetState } from './sha256.ts';
 
 /** SHA-256 of any number of bytes → 32 bytes. */
@@ -51,7 +50,7 @@ export function hash160(bytes: Uint8Array): Uint8Array {
 
 /** BIP340 tagged hash: SHA-256 of SHA-256(tag) twice, then the message → 32 bytes. */
 export function taggedHash(tag: string, message: Uint8Array): Uint8Array {
-  const tagHash = sha256(utf8ToBytes(tag));
+  const tagHash = sha256(encodeUtf8(tag));
   return sha256(concatBytes(tagHash, tagHash, message));
 }
 

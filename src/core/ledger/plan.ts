@@ -12,7 +12,7 @@
  * An output is never dust and the outputs add up to the value exactly. Refused as bugs: rates without anybody to pay them to.
  */
 
-import { encodeHex } from '../bitcoin/bytes.ts';
+import { encodeHex, encodeUtf8 } from '../bitcoin/bytes.ts';
 import type { CoinbaseOutput } from '../bitcoin/coinbase.ts';
 import { dustSats } from '../bitcoin/dust.ts';
 import { sha256 } from '../bitcoin/hash.ts';
@@ -178,5 +178,5 @@ function idOf(plan: Omit<CoinbasePlan, 'planId' | 'createdAtMs'>): string {
       `${address} ${encodeHex(script)} ${weight} ${carrySats}`,
   );
   const text = [...head, ...lines, ''].join('\n');
-  return encodeHex(sha256(new TextEncoder().encode(text)).subarray(0, 8));
+  return encodeHex(sha256(encodeUtf8(text)).subarray(0, 8));
 }

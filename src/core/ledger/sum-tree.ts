@@ -9,7 +9,7 @@
  * Refused: sums below zero or over 21 million BTC anywhere, a tree without leaves.
  */
 
-import { concatBytes, equalBytes } from '../bitcoin/bytes.ts';
+import { concatBytes, encodeUtf8, equalBytes } from '../bitcoin/bytes.ts';
 import { MONEY_MAX_SATS } from '../bitcoin/coinbase.ts';
 import { sha256 } from '../bitcoin/hash.ts';
 
@@ -79,7 +79,7 @@ function rowsOf(leaves: readonly SumLeaf[]): SumNode[][] {
 function leafNode({ content, sats }: SumLeaf): SumNode {
   const sum = new Uint8Array(8);
   writeAmount(sum, 0, sats);
-  const hash = sha256(concatBytes(LEAF_MARK, sum, new TextEncoder().encode(content)));
+  const hash = sha256(concatBytes(LEAF_MARK, sum, encodeUtf8(content)));
   return { hash, sumSats: sats };
 }
 
