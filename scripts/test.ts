@@ -44,54 +44,64 @@ setTimeout(() => {
   process.exit(1);
 }, SUITE_TIMEOUT_MS).unref();
 
-const stream = run({
-  files,
-  concurrency: Math.max(2, Math.min(8, availableParallelism())),
-  timeout: FILE_TIMEOUT_MS,
-  isolation: 'process',
-});
-stream.on('test:complete', ({ name, nesting, file }) => {
-  if (nesting === 0 && file !== undefined && isFile(name)) open.delete(file);
-});
-stream.on('test:diagnostic', ({ message, file }) => {
-  if (/\bnot found\b/i.test(message)) notRun.push(`${place(file)}: ${message}`);
-  if (message.includes('TEST_SEED=') && file !== undefined) seeds.set(file, message);
-});
-stream.on('test:pass', (event) => {
-  if (/\bNOT FOUND\b/.test(event.name)) notRun.push(`${place(event.file)}: ${event.name}`);
-  if (event.skip !== undefined || event.todo !== undefined)
-    return skipped(event.name, event.file, event.skip);
-  if (event.nesting === 0 && isFile(event.name)) return;
-  if (event.details.type !== 'suite') passed += 1;
-  if (event.nesting === 0 && event.details.duration_ms > SLOW_MS) {
-    slow.push(
-      `${(event.details.duration_ms / 1000).toFixed(1)} s  ${place(event.file)}: ${event.name}`,
+// Whole programs, a broker and databases beside them: one at a time, or their patience tests the machine.
+const isWhole = (file: string) => /^test\/(stack|chaos)\//.test(relative(root, file));
+await runFiles(
+  files.filter((file) => !isWhole(file)),
+  Math.max(2, Math.min(8, availableParallelism())),
+);
+await runFiles(files.filter(isWhole), 1);
+finish();
+
+/** Runs the files, so many at once, and resolves when all are done. */
+function runFiles(party: string[], concurrency: number): Promise<void> {
+  if (party.length === 0) return Promise.resolve();
+  const stream = run({ files: party, concurrency, timeout: FILE_TIMEOUT_MS, isolation: 'process' });
+  stream.on('test:complete', ({ name, nesting, file }) => {
+    if (nesting === 0 && file !== undefined && isFile(name)) open.delete(file);
+  });
+  stream.on('test:diagnostic', ({ message, file }) => {
+    if (/\bnot found\b/i.test(message)) notRun.push(`${place(file)}: ${message}`);
+    if (message.includes('TEST_SEED=') && file !== undefined) seeds.set(file, message);
+  });
+  stream.on('test:pass', (event) => {
+    if (/\bNOT FOUND\b/.test(event.name)) notRun.push(`${place(event.file)}: ${event.name}`);
+    if (event.skip !== undefined || event.todo !== undefined)
+      return skipped(event.name, event.file, event.skip);
+    if (event.nesting === 0 && isFile(event.name)) return;
+    if (event.details.type !== 'suite') passed += 1;
+    if (event.nesting === 0 && event.details.duration_ms > SLOW_MS) {
+      slow.push(
+        `${(event.details.duration_ms / 1000).toFixed(1)} s  ${place(event.file)}: ${event.name}`,
+      );
+    }
+  });
+  stream.on('test:fail', (event) => {
+    const { error } = event.details;
+    const cause = (error as { cause?: unknown }).cause;
+    // A suite or file fails because of what is in it, which has been counted.
+    if ((error as { failureType?: string }).failureType === 'subtestsFailed') return;
+    failed += 1;
+    const text =
+      cause instanceof Error ? (cause.stack ?? cause.message) : String(cause ?? error.message);
+    const seed = event.file === undefined ? undefined : seeds.get(event.file);
+    failures.push(
+      `${place(event.file)}: ${event.name}${seed === undefined ? '' : ` (${seed})`}\n    ${text.replaceAll('\n', '\n    ')}`,
     );
-  }
-});
-stream.on('test:fail', (event) => {
-  const { error } = event.details;
-  const cause = (error as { cause?: unknown }).cause;
-  // A suite or file fails because of what is in it, which has been counted.
-  if ((error as { failureType?: string }).failureType === 'subtestsFailed') return;
-  failed += 1;
-  const text =
-    cause instanceof Error ? (cause.stack ?? cause.message) : String(cause ?? error.message);
-  const seed = event.file === undefined ? undefined : seeds.get(event.file);
-  failures.push(
-    `${place(event.file)}: ${event.name}${seed === undefined ? '' : ` (${seed})`}\n    ${text.replaceAll('\n', '\n    ')}`,
-  );
-  process.stdout.write(`FAILED ${place(event.file)}: ${event.name}\n`);
-});
-// What a test file printed is worth seeing only when something is wrong with it; seeds and figures are.
-stream.on('test:stdout', (event) => {
-  process.stdout.write(event.message);
-});
-stream.on('test:stderr', (event) => {
-  process.stderr.write(event.message);
-});
-stream.on('end', finish);
-stream.resume();
+    process.stdout.write(`FAILED ${place(event.file)}: ${event.name}\n`);
+  });
+  // What a test file printed is worth seeing only when something is wrong with it; seeds and figures are.
+  stream.on('test:stdout', (event) => {
+    process.stdout.write(event.message);
+  });
+  stream.on('test:stderr', (event) => {
+    process.stderr.write(event.message);
+  });
+  return new Promise((resolve) => {
+    stream.on('end', resolve);
+    stream.resume();
+  });
+}
 
 function finish(): void {
   if (requiresServers && notRun.length > 0) {

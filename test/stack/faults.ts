@@ -3,6 +3,9 @@
  * killed, services killed, a consumer group sent back to the beginning, records that nobody can read. The judge looks at what miners were
  * told, at what the gateways published and at the chain, and asks no table of the product what should be there.
  *
+ * By hand, on a machine that does nothing else: `node --test test/stack/faults.ts`. It is not in the suite, because it does not pass
+ * every time: with TEST_SEED=99 some acknowledged shares were not heard on `share.submissions` in time, and why is not known yet.
+ *
  * Each fault once, in an order that TEST_SEED decides. With FAULTS_SECONDS again and again for so long, and gateways are killed as well: a
  * block whose share died with its gateway is credited a minute later, as the rules of the window ask.
  */
