@@ -8,7 +8,7 @@
 {{- define "headframe.needs" -}}
 stratumd: [kafka, redis, node]
 jobmanager: [kafka, redis, node]
-shareproc: [kafka]
+shareproc: [kafka, redis]
 blocksubmit: [kafka, node]
 statsd: [kafka, influx]
 payoutd: [kafka, database, node]
