@@ -333,8 +333,8 @@ export async function confirmReversal(
 }
 
 /**
- * All carries of a pool that are not zero, by account id, and whether the account has left: nothing was earned by it or paid to it in
- * scheme direct since `goneBeforeMs`.
+ * All carries of a pool that are not zero, by account id, and of those who owe whether they have left: nothing was earned by them or
+ * paid to them in scheme direct since `goneBeforeMs`.
  */
 export async function listCarries(
   tx: Tx,
@@ -346,9 +346,10 @@ export async function listCarries(
   );
   const rows = await tx.query<{ account_id: bigint; balance: bigint; has_left: boolean }>(
     `SELECT account_id, balance,
-            NOT EXISTS (SELECT FROM ledger_accounts AS own JOIN ledger_entries USING (ledger_account_id)
-                        WHERE own.account_id = carried.account_id AND own.kind IN ('carry', 'paid')
-                          AND tx_seq >= $2) AS has_left
+            balance < 0 AND NOT EXISTS (
+              SELECT FROM ledger_accounts AS own JOIN ledger_entries USING (ledger_account_id)
+              WHERE own.account_id = carried.account_id AND own.kind IN ('carry', 'paid') AND tx_seq >= $2
+            ) AS has_left
      FROM ledger_accounts AS carried WHERE kind = 'carry' AND pool = $1 AND balance <> 0
      ORDER BY account_id`,
     [options.pool, recent?.seq ?? 2n ** 63n - 1n],

@@ -136,6 +136,17 @@ function hexOf(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('hex');
 }
 
+const scriptHexes = new WeakMap<Uint8Array, string>();
+
+/** Of a script that never changes: every answer names the same ones again. */
+function scriptHexOf(script: Uint8Array): string {
+  const known = scriptHexes.get(script);
+  if (known !== undefined) return known;
+  const hex = hexOf(script);
+  scriptHexes.set(script, hex);
+  return hex;
+}
+
 /** The hash that stands where a signature would: of the unsigned transaction, the input and the script it spends. */
 function sealOf(tx: Tx, at: number, script: Uint8Array): Buffer {
   const bare: Tx = {
@@ -551,14 +562,14 @@ export class WalletNode {
 
   #see(entry: NodeTx): void {
     if (this.#walletTxs.has(entry.id)) return;
-    const pays = entry.tx.outputs.some((output) => this.#scripts.has(hexOf(output.script)));
+    const pays = entry.tx.outputs.some((output) => this.#scripts.has(scriptHexOf(output.script)));
     const spends = entry.spends.some((key) => this.#own.has(key));
     if (!pays && !spends) return;
     const walletTx = { entry, abandoned: false, seenMs: this.#options.nowMs() };
     this.#walletTxs.set(entry.id, walletTx);
     this.#unsettled.add(walletTx);
     for (const [vout, output] of entry.tx.outputs.entries()) {
-      if (!this.#scripts.has(hexOf(output.script))) continue;
+      if (!this.#scripts.has(scriptHexOf(output.script))) continue;
       this.#own.set(`${entry.id}:${vout}`, { ...output, id: entry.id, vout });
     }
     for (const key of entry.spends) {
@@ -629,7 +640,7 @@ export class WalletNode {
     for (const key of this.#ownUnspent) add(key);
     for (const entry of this.mempool.values()) {
       for (const [vout, output] of entry.tx.outputs.entries()) {
-        if (this.#scripts.has(hexOf(output.script))) add(`${entry.id}:${vout}`);
+        if (this.#scripts.has(scriptHexOf(output.script))) add(`${entry.id}:${vout}`);
       }
     }
     return found;
@@ -1435,7 +1446,7 @@ export class WalletNode {
 
   /** Encoding an address takes longer than all the rest of an answer. */
   #addressOf(script: Uint8Array): string | null {
-    const hex = hexOf(script);
+    const hex = scriptHexOf(script);
     const known = this.#addresses.get(hex);
     if (known !== undefined) return known;
     const address = encodeAddress(script, this.network);
@@ -1512,7 +1523,8 @@ export class WalletNode {
       0n,
     );
     const credit = entry.tx.outputs.reduce(
-      (sum, output) => sum + (this.#scripts.has(hexOf(output.script)) ? output.valueSats : 0n),
+      (sum, output) =>
+        sum + (this.#scripts.has(scriptHexOf(output.script)) ? output.valueSats : 0n),
       0n,
     );
     const outSats = entry.tx.outputs.reduce((sum, output) => sum + output.valueSats, 0n);

@@ -37,6 +37,8 @@ for (const name of values.break) {
     throw new Error(`no break "${name}": ${Object.keys(BREAKS).join(', ')}`);
 }
 
+/** What takes longer says how far it is. */
+const QUIET_MS = 60_000;
 const server = await openMoneyServer();
 let failures = 0;
 try {
@@ -55,6 +57,9 @@ try {
         poor: values.poor,
         breaks: new Set(values.break as BreakName[]),
         ...(values.trace ? { trace: (text: string) => console.log(text) } : {}),
+        progress: (text) => {
+          if (performance.now() - startedMs > QUIET_MS) console.log(`seed ${seed}: ${text}`);
+        },
       },
       server,
     );

@@ -59,6 +59,8 @@ export type MoneyOptions = {
   poor?: boolean;
   breaks?: ReadonlySet<BreakName>;
   trace?: (text: string) => void;
+  /** Told at every look of the judge. */
+  progress?: (text: string) => void;
 };
 
 export type MoneyResult = {
@@ -250,6 +252,10 @@ class World {
         await this.#judge.look({ quiet: false });
         await this.#calm();
         await this.#judge.look({ quiet: true });
+        const { crashes, lostBlocks } = this.#counts;
+        this.#options.progress?.(
+          `${found} of ${blocks} blocks (${lostBlocks} lost), ${this.#facts.count} shares, ${crashes} kills`,
+        );
         if (this.#random.chance(0.5)) await this.#changeSettings();
       }
       if (this.#options.deep && found % DEEP_BLOCKS === 0) await this.#deepReorganisation();
