@@ -3,9 +3,6 @@
  * killed, services killed, a consumer group sent back to the beginning, records that nobody can read. The judge looks at what miners were
  * told, at what the gateways published and at the chain, and asks no table of the product what should be there.
  *
- * By hand, on a machine that does nothing else: `node --test test/stack/faults.ts`. It is not in the suite, because it does not pass
- * every time: with TEST_SEED=99 some acknowledged shares were not heard on `share.submissions` in time, and why is not known yet.
- *
  * Each fault once, in an order that TEST_SEED decides. With FAULTS_SECONDS again and again for so long, and gateways are killed as well: a
  * block whose share died with its gateway is credited a minute later, as the rules of the window ask.
  */
@@ -55,7 +52,7 @@ class Load {
         miner = await TestMiner.join({ port, user: `${POOL_ADDRESS}.${name}` });
         while (!this.#isEnding) {
           const { result, params } = await miner.share();
-          if (result === true) this.acknowledged.push(`${name} ${params.slice(1, 5).join(' ')}`);
+          if (result === true) this.acknowledged.push([name, ...params.slice(1, 5)].join(' '));
           await pause(PACE_MS);
         }
       } catch {
@@ -127,6 +124,13 @@ type Judge = {
   published: Map<string, string>;
   candidates: Set<string>;
 };
+
+/** A job called out again has two more digits for the miner; its shares are published under the job's own name. */
+function isPublished(published: ReadonlyMap<string, string>, sent: string): boolean {
+  if (published.has(sent)) return true;
+  const [worker, jobId, ...rest] = sent.split(' ');
+  return published.has([worker, jobId!.slice(0, -2), ...rest].join(' '));
+}
 
 /** Reads everything gateways published, from the beginning. */
 async function startJudge(servers: Servers): Promise<Judge> {
@@ -314,7 +318,7 @@ if (missing !== null) {
     // Acknowledged → published → in the database, once.
     const acknowledged = loads.flatMap((load) => load.acknowledged);
     await untilTrue('every acknowledged share is published', async () => {
-      const lost = acknowledged.filter((one) => !published.has(one));
+      const lost = acknowledged.filter((one) => !isPublished(published, one));
       if (lost.length === 0) return true;
       const [row] = await db.query<{ n: bigint }>('SELECT count(*) AS n FROM shares');
       return `${lost.length} of ${acknowledged.length}: ${lost[0]}; ${published.size} heard, ${row!.n} stored, seed ${seed}`;
