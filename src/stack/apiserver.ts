@@ -58,8 +58,6 @@ export async function startApiserver(frame: Frame, config: ServiceConfig): Promi
           ).catch(() => []);
           return joinWorkers(fleet.workers(), stored);
         },
-        // Those stand in the gateways.
-        rejections: () => null,
         blocks: (limit) => remember(`blocks:${limit}`, SHORT_MS, () => readBlocks(later.db, limit)),
         money: rememberMoney(readMoney(later.db, config.network), remember),
         ...(series === null ? {} : { rates: rememberRates(series, remember) }),

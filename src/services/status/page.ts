@@ -7,7 +7,10 @@ import type { BlockView, PoolStatus, ServiceView, WorkerStatus } from './views.t
 const WORKERS_SHOWN = 100;
 const BLOCKS_SHOWN = 20;
 
-/** Renders the page. `host` is the name the reader used, for the addresses to give to miners. */
+/**
+ * Renders the page. `host` is the name the reader used, for the addresses to give to miners. `hasRejections`: the last rejections of each
+ * worker have an address of their own; elsewhere their reasons are counted here.
+ */
 export function renderPage(
   shown: {
     pool: PoolStatus;
@@ -18,7 +21,7 @@ export function renderPage(
     /** Empty where everything is one process. */
     services: readonly ServiceView[];
   },
-  at: { host: string; nowMs: number },
+  at: { host: string; nowMs: number; hasRejections: boolean },
 ): string {
   const { pool, workers, blocks, accounts, payouts, services } = shown;
   const ports = pool.stratumPorts.flatMap(({ port, tls, startDifficulty }) => {
@@ -81,7 +84,7 @@ ${serviceTable(services, at.nowMs)}
 ${[...workers]
   .sort((a, b) => b.rates.fiveMinutesHps - a.rates.fiveMinutesHps)
   .slice(0, WORKERS_SHOWN)
-  .map((worker) => workerRow(worker, at.nowMs))
+  .map((worker) => workerRow(worker, at))
   .join('\n')}</table>
 ${workers.length > WORKERS_SHOWN ? `<p>${workers.length - WORKERS_SHOWN} more at <a href="/api/v1/workers">/api/v1/workers</a>.</p>` : ''}
 <h2>Blocks</h2>
@@ -167,20 +170,35 @@ function serviceTable(services: readonly ServiceView[], nowMs: number): string {
 ${rows.join('\n')}</table>`;
 }
 
-function workerRow(worker: WorkerStatus, nowMs: number): string {
+function workerRow(
+  worker: WorkerStatus,
+  { nowMs, hasRejections }: { nowMs: number; hasRejections: boolean },
+): string {
   const name = worker.worker === '' ? worker.account : `${worker.account}.${worker.worker}`;
-  const rejected = sum(worker.rejected);
-  const link = `/api/v1/workers/${encodeURIComponent(`${worker.account}.${worker.worker}`)}/rejections`;
   const cells = [
     `<code>${escapeHtml(name)}</code>${worker.sessions === 0 ? ' (away)' : ''}`,
     formatHashrate(worker.rates.fiveMinutesHps),
     formatNumber(worker.difficulty),
     String(worker.accepted),
-    rejected === 0 ? '0' : `<a href="${escapeHtml(link)}">${rejected}</a>`,
+    rejectedCell(worker, hasRejections),
     formatNumber(worker.bestDifficulty),
     worker.lastShareAtMs === 0 ? 'none' : `${formatAgo(nowMs - worker.lastShareAtMs)} ago`,
   ];
   return `<tr>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`;
+}
+
+function rejectedCell({ account, worker, rejected }: WorkerStatus, isLinked: boolean): string {
+  const count = sum(rejected);
+  if (count === 0) return '0';
+  if (isLinked) {
+    const link = `/api/v1/workers/${encodeURIComponent(`${account}.${worker}`)}/rejections`;
+    return `<a href="${escapeHtml(link)}">${count}</a>`;
+  }
+  const reasons = Object.entries(rejected)
+    .filter(([, times]) => times > 0)
+    .sort(([, a], [, b]) => b - a)
+    .map(([reason, times]) => `${reason} ${times}`);
+  return `${count}: ${escapeHtml(reasons.join(', '))}`;
 }
 
 function blockRow(block: BlockView, nowMs: number): string {

@@ -44,8 +44,8 @@ export type HealthTools = {
 export type ApiTools = Pick<HealthTools, 'clock' | 'log' | 'notReady'> & {
   pool(): PoolStatus | Promise<PoolStatus>;
   workers(): readonly WorkerStatus[] | Promise<readonly WorkerStatus[]>;
-  /** The last rejections of `account.worker`, as plain JSON data; null when that worker is not known. */
-  rejections(worker: string): readonly unknown[] | null;
+  /** The last rejections of `account.worker`, as plain JSON data, where they are kept; null when that worker is not known. */
+  rejections?: (worker: string) => readonly unknown[] | null;
   /** Newest first. Rejects when the database is away. */
   blocks(limit: number): Promise<readonly BlockView[]>;
   money: MoneySources;
@@ -78,6 +78,10 @@ const CONNECTIONS_MAX = 512;
 const PROFILE_SECONDS_MAX = 60;
 const WORKERS_LISTED_MAX = 1_000;
 const BLOCKS_LISTED_MAX = 500;
+/** An account of several addresses, a dot, and the name of a worker. */
+const WORKER_CHARS_MAX = 640;
+/** As they stand in a path, with `,` as three characters. */
+const PARAMETER_CHARS_MAX = 2_048;
 /** Of a chart; its steps are whole minutes. */
 const RATE_POINTS = 60;
 const RATE_HOURS_MAX = 720;
@@ -149,6 +153,7 @@ function buildApi(tools: ApiTools): FastifyInstance {
       {
         host: nameOf(request.headers.host) ?? 'this-machine',
         nowMs: clock.nowMs(),
+        hasRejections: tools.rejections !== undefined,
       },
     );
     return reply.type('text/html; charset=utf-8').send(page);
@@ -187,23 +192,25 @@ function buildApi(tools: ApiTools): FastifyInstance {
     },
   );
 
-  server.get<{ Params: { name: string } }>(
-    '/api/v1/workers/:name/rejections',
-    {
-      schema: {
-        params: {
-          type: 'object',
-          properties: { name: { type: 'string', minLength: 1, maxLength: 256 } },
+  const { rejections: rejectionsOf } = tools;
+  if (rejectionsOf !== undefined)
+    server.get<{ Params: { name: string } }>(
+      '/api/v1/workers/:name/rejections',
+      {
+        schema: {
+          params: {
+            type: 'object',
+            properties: { name: { type: 'string', minLength: 1, maxLength: WORKER_CHARS_MAX } },
+          },
+          response: { 404: errorSchema },
         },
-        response: { 404: errorSchema },
       },
-    },
-    async ({ params }, reply) => {
-      const rejections = tools.rejections(params.name);
-      if (rejections === null) return reply.code(404).send({ error: 'no such worker' });
-      return { rejections: withoutBigints(rejections) };
-    },
-  );
+      async ({ params }, reply) => {
+        const rejections = rejectionsOf(params.name);
+        if (rejections === null) return reply.code(404).send({ error: 'no such worker' });
+        return { rejections: withoutBigints(rejections) };
+      },
+    );
 
   server.get<{ Querystring: { limit: number } }>(
     '/api/v1/blocks',
@@ -390,7 +397,7 @@ function buildServer({ log }: Pick<HealthTools, 'log'>): FastifyInstance {
     maxRequestsPerSocket: 10_000,
     forceCloseConnections: true,
     exposeHeadRoutes: true,
-    routerOptions: { maxParamLength: 512 },
+    routerOptions: { maxParamLength: PARAMETER_CHARS_MAX },
     http: { maxHeaderSize: HEADER_BYTES_MAX, headersTimeout: HEADERS_TIMEOUT_MS },
     ajv: { customOptions: { coerceTypes: true, removeAdditional: false } },
   });

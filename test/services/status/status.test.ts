@@ -202,6 +202,41 @@ test('money: accounts, rounds, statements, proofs and payouts; 404 for what is n
   }
 });
 
+test('every link of the page leads somewhere, with the last rejections kept here or not', async () => {
+  // As long as an account can be.
+  const split = Array.from({ length: 7 }, (_, at) => `bcrt1p${String(at).repeat(62)}*123`).join(
+    ',',
+  );
+  const many = { ...worker, account: split, rejected: { stale: 2, duplicate: 5, 'low<b>': 1 } };
+  const known = tools({
+    workers: () => [worker, many],
+    rejections: (name) =>
+      [worker, many].some((one) => name === `${one.account}.${one.worker}`) ? [] : null,
+    money: {
+      ...money,
+      accounts: async () => [account, { ...account, address: split }],
+      account: async (address) => (address === split ? account : money.account(address)),
+    },
+  });
+  const { rejections: _, ...elsewhere } = known;
+  for (const shown of [known, elsewhere]) {
+    const status = await startStatus(shown, both);
+    try {
+      const { body } = await get(status.apiPort, '/');
+      const links = Array.from(body.matchAll(/href="([^"]+)"/g), ([, link]) => link!);
+      assert.equal(
+        links.filter((link) => link.endsWith('/rejections')).length,
+        shown === known ? 2 : 0,
+      );
+      for (const link of links) assert.equal((await get(status.apiPort, link)).status, 200, link);
+      if (shown === elsewhere)
+        assert.match(body, /<td>8: duplicate 5, stale 2, low&#60;b&#62; 1<\/td>/);
+    } finally {
+      await status.stop();
+    }
+  }
+});
+
 test('the page escapes what miners call themselves, and forbids scripts', async () => {
   const status = await startStatus(tools(), both);
   try {
