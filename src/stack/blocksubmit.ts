@@ -30,11 +30,11 @@ export async function startBlocksubmit(frame: Frame, config: ServiceConfig): Pro
   frame.watch(() =>
     blocksubmit.status().nodes.some(({ reachable }) => reachable) ? [] : ['no node answers'],
   );
-  frame.show({ lane: () => ({ templates: 0, ...blocksubmit.status() }) });
+  frame.show({ lane: () => blocksubmit.status() });
   frame.report(() => {
-    const { undelivered, watched, received, unreadable } = blocksubmit.status();
+    const { undelivered, watched, assembled, received, unreadable } = blocksubmit.status();
     return {
-      figures: new Map(Object.entries({ undelivered, watched, received, unreadable })),
+      figures: new Map(Object.entries({ undelivered, watched, assembled, received, unreadable })),
       alarms: undelivered > 0 ? [`${undelivered} blocks that no node is known to have`] : [],
     };
   });

@@ -1,9 +1,13 @@
 /**
- * The second road of a found block: whole blocks from `block.solved` are handed to every node once more and followed until they are
- * final, by the same lane that a gateway has for its own. A record counts as read when its block is on disk here or at a node, so that
- * after any absence, and any death, it goes on where it was. What becomes of each is told on `block.outcome`.
+ * The second road of a found block: every block is handed to every node once more and followed until it is final, by the same lane that
+ * a gateway has for its own. It comes twice. First as the record of the find on `block.candidates`, which is small and fast: with the
+ * template at hand it is a block at once. Then whole, on `block.solved`, for whoever had no template. A record counts as read when its
+ * block is on disk here or at a node, so that after any absence, and any death, it goes on where it was. What becomes of each is told on
+ * `block.outcome`.
  */
-import { decodeSolvedBlock } from '../../messages/codec.ts';
+import { findFault } from '../../core/work/candidate.ts';
+import type { Job } from '../../core/work/job.ts';
+import { decodeBlockCandidate, decodeJobNews, decodeSolvedBlock } from '../../messages/codec.ts';
 import type { BusRecord } from '../../ports.ts';
 import {
   type BlockLaneOptions,
@@ -12,12 +16,21 @@ import {
   startBlockLane,
 } from './lane.ts';
 
-export type BlocksubmitOptions = Omit<BlockLaneOptions, 'wholeBlocks' | 'shelfBytesMax'>;
+export type BlocksubmitOptions = Omit<
+  BlockLaneOptions,
+  'isSecondRoad' | 'shelfBytesMax' | 'syncPatienceMs'
+>;
 
 export type Blocksubmit = {
-  status(): Omit<LaneStatus, 'templates'> & { received: number; unreadable: number };
+  /** `assembled`: blocks made of their records. `received`: whole ones. */
+  status(): LaneStatus & { assembled: number; received: number; unreadable: number };
   stop(): Promise<void>;
 };
+
+/** As many as a gateway takes shares on. */
+const JOBS_MAX = 2_048;
+/** Whoever finds on an older job has the whole block to come. */
+const SHELF_BYTES_MAX = 96 * 1024 * 1024;
 
 /** Starts the service. Rejects only when its directory cannot be made or read. */
 export async function startBlocksubmit(
@@ -25,7 +38,15 @@ export async function startBlocksubmit(
   options: BlocksubmitOptions,
 ): Promise<Blocksubmit> {
   const { bus, log } = tools;
-  const lane = await startBlockLane(tools, { ...options, wholeBlocks: true });
+  const lane = await startBlockLane(tools, {
+    ...options,
+    isSecondRoad: true,
+    shelfBytesMax: SHELF_BYTES_MAX,
+    // The finder's disk has it as well.
+    syncPatienceMs: 0,
+  });
+  const jobs = new Map<string, Pick<Job, 'networkTarget' | 'previousHash' | 'branch'>>();
+  let assembled = 0;
   let received = 0;
   let unreadable = 0;
 
@@ -36,6 +57,35 @@ export async function startBlocksubmit(
     return (await lane.submitBlock(decoded.value.block)) ? null : 'not a whole block';
   }
 
+  /** Makes a block of the record of a find when all it takes is here. What it cannot read, shareproc puts aside. */
+  async function assemble(value: Uint8Array): Promise<void> {
+    const decoded = decodeBlockCandidate(value);
+    if (!decoded.ok) return;
+    const candidate = decoded.value;
+    const job = jobs.get(candidate.jobId);
+    if (job === undefined || !lane.hasTemplate(candidate.jobId)) return;
+    if (findFault(candidate, job) !== null) return;
+    assembled += 1;
+    await lane.submit(candidate);
+  }
+
+  await bus.subscribe('mining.jobs', 'blocksubmit', async (records) => {
+    for (const { value } of records) {
+      const decoded = decodeJobNews(value);
+      if (!decoded.ok) continue;
+      const { jobId, networkTarget, previousHash, branch } = decoded.value.job;
+      // Copies: a view would keep everything alive that came with it.
+      jobs.set(jobId, {
+        networkTarget,
+        previousHash: new Uint8Array(previousHash),
+        branch: branch.map((hash) => new Uint8Array(hash)),
+      });
+      if (jobs.size > JOBS_MAX) jobs.delete(jobs.keys().next().value!);
+    }
+  });
+  await bus.subscribe('block.candidates', 'blocksubmit', async (records) => {
+    await Promise.all(records.map(({ value }) => assemble(value)));
+  });
   await bus.subscribe('block.solved', 'blocksubmit', async (records) => {
     const poison: BusRecord[] = [];
     // Together: one that no node and no disk takes yet holds up no other.
@@ -54,10 +104,7 @@ export async function startBlocksubmit(
   });
 
   return {
-    status() {
-      const { templates: _, ...rest } = lane.status();
-      return { ...rest, received, unreadable };
-    },
+    status: () => ({ ...lane.status(), assembled, received, unreadable }),
     stop: () => lane.stop(),
   };
 }

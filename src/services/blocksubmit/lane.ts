@@ -86,8 +86,8 @@ export type BlockLaneOptions = {
   shelfBytesMax?: number;
   /** How often a node is asked for its tip, which also keeps a connection warm. */
   warmMs?: number;
-  /** Blocks come whole, from others who have told of the find: no templates are kept, and no candidates told of. */
-  wholeBlocks?: boolean;
+  /** Finds come from others, who have told of them and have them on disk: none is told of again. */
+  isSecondRoad?: boolean;
 };
 
 export type LaneStatus = {
@@ -102,6 +102,8 @@ export type LaneStatus = {
 export type BlockLaneHandle = {
   /** Takes a candidate; the same one again is harmless. Resolves when it is safe: on disk, or at a node. */
   submit(candidate: BlockCandidate): Promise<void>;
+  /** Whether the template of a job is at hand: a candidate of another waits for it. */
+  hasTemplate(jobId: string): boolean;
   /**
    * Takes a whole block; the same one again is harmless. Resolves when it is safe, or with false when it is no block: no hash, no
    * coinbase, or transactions that its header does not speak of.
@@ -288,6 +290,7 @@ export async function startBlockLane(
       [front, shelf.bodyOf(candidate.jobId)!],
       [encodeHex(front), shelf.hexOf(candidate.jobId)!],
     );
+    if (options.isSecondRoad) return;
     log.info('BLOCK FOUND', {
       hash,
       height: candidate.height,
@@ -314,6 +317,8 @@ export async function startBlockLane(
     block.receivedAtMs = receivedAtMs;
     fault('block.beforeDisk');
     const writing = keep(block, parts);
+    // While the disk works: others have a road of their own to the nodes.
+    tellOfFind(block);
     let handed = false;
     const handOver = () => {
       if (handed || stopped) return;
@@ -323,7 +328,6 @@ export async function startBlockLane(
       fault('block.beforeSubmit');
       meter.observe('block_disk_ms', monotonicMs() - receivedAtMs);
       pump(block);
-      tellOfFind(block);
       tell(block);
     };
     const patience = setTimeout(() => {
@@ -718,7 +722,7 @@ export async function startBlockLane(
   }
 
   function tellOfFind({ hash, candidate }: Watched): void {
-    if (!options.wholeBlocks) post('block.candidates', hash, encodeBlockCandidate(candidate));
+    if (!options.isSecondRoad) post('block.candidates', hash, encodeBlockCandidate(candidate));
   }
 
   function tell(block: Watched): void {
@@ -868,11 +872,9 @@ export async function startBlockLane(
     if (!known) tell(block);
     pump(block);
   }
-  if (!options.wholeBlocks) {
-    await bus.subscribe('mining.templates', 'blocksubmit', async (records) => {
-      for (const { value } of records) takeTemplate(value);
-    });
-  }
+  await bus.subscribe('mining.templates', 'blocksubmit', async (records) => {
+    for (const { value } of records) takeTemplate(value);
+  });
   for (const node of nodes.values()) void warm(node);
   const warming = setInterval(() => {
     for (const node of nodes.values()) void warm(node);
@@ -881,6 +883,7 @@ export async function startBlockLane(
   return {
     submit,
     submitBlock,
+    hasTemplate: (jobId) => shelf.find(jobId) !== null,
     attach(port) {
       port.on('message', (request: LaneRequest) => {
         if (request?.kind !== 'candidate') return;

@@ -2,16 +2,11 @@
  * Whole blocks of found headers: the record of the find, which is small, and the transactions of its template, which came before. A
  * record that is no block is refused; one whose job or template does not come within some seconds stays a record, and the gateway's own
  * lane is all it has.
- *
- * Whom the coinbase pays is not judged here: a block that the network takes is worth more than any rule of ours.
  */
 import { assembleBlock } from '../../core/bitcoin/block.ts';
-import { encodeHexReversed, equalBytes } from '../../core/bitcoin/bytes.ts';
+import { encodeHexReversed } from '../../core/bitcoin/bytes.ts';
 import { addCoinbaseWitness } from '../../core/bitcoin/coinbase.ts';
-import { sha256d } from '../../core/bitcoin/hash.ts';
-import { hashHeader } from '../../core/bitcoin/header.ts';
-import { foldBranch } from '../../core/bitcoin/merkle.ts';
-import { meetsTarget } from '../../core/work/share.ts';
+import { findFault } from '../../core/work/candidate.ts';
 import type { BlockCandidate, TemplateBody } from '../../messages/block.ts';
 import { decodeTemplateBody, encodeSolvedBlock } from '../../messages/codec.ts';
 import type { Log } from '../../ports.ts';
@@ -107,17 +102,13 @@ export function createSolver(
     async solve(candidate) {
       const hash = encodeHexReversed(candidate.headerHash);
       const fields = { hash, jobId: candidate.jobId, height: candidate.height };
-      if (!equalBytes(hashHeader(candidate.header), candidate.headerHash)) {
-        log.error('A found block is none: its header has another hash.', fields);
-        return null;
-      }
       const found = await whenKnown(candidate.jobId);
       if (found === null) {
         log.warn('A found block stays a record: its template did not come.', fields);
         return null;
       }
       const { known, template } = found;
-      const fault = faultOf(candidate, known);
+      const fault = findFault(candidate, known.job);
       if (fault !== null) {
         log.error(`A found block is none: ${fault}.`, fields);
         return null;
@@ -136,14 +127,4 @@ export function createSolver(
       look();
     },
   };
-}
-
-/** Why no node could take it, or null. */
-function faultOf({ header, headerHash, coinbase }: BlockCandidate, known: KnownJob): string | null {
-  const { job, target } = known;
-  if (!meetsTarget(headerHash, target)) return 'its hash misses the target of its job';
-  if (!equalBytes(header.subarray(4, 36), job.previousHash)) return 'it builds on another block';
-  const root = foldBranch(sha256d(coinbase), job.branch);
-  if (!equalBytes(header.subarray(36, 68), root)) return 'its coinbase does not belong to it';
-  return null;
 }

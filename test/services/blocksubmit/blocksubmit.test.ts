@@ -18,7 +18,17 @@ import {
 import { sha256d } from '../../../src/core/bitcoin/hash.ts';
 import { encodeHeader, hashHeader } from '../../../src/core/bitcoin/header.ts';
 import { merkleRoot } from '../../../src/core/bitcoin/merkle.ts';
-import { decodeBlockOutcome, encodeSolvedBlock } from '../../../src/messages/codec.ts';
+import { decodeBits, hashToInteger } from '../../../src/core/bitcoin/target.ts';
+import type { Job } from '../../../src/core/work/job.ts';
+import type { BlockCandidate } from '../../../src/messages/block.ts';
+import {
+  decodeBlockOutcome,
+  encodeBlockCandidate,
+  encodeJob,
+  encodeSolvedBlock,
+  encodeTemplateBody,
+} from '../../../src/messages/codec.ts';
+import type { Bus } from '../../../src/ports.ts';
 import { startBlocksubmit } from '../../../src/services/blocksubmit/blocksubmit.ts';
 import { type FakeNode, fakeTransaction, startFakeNode } from '../../tools/fake-node.ts';
 import { createMemoryLog, until } from '../../tools/waiting.ts';
@@ -55,14 +65,17 @@ function solve(node: FakeNode, nonce = 1) {
   assert.ok(built.ok);
   const coinbase = assembleCoinbase(built.prefix, new Uint8Array(12), built.suffix, false);
   const txid = new Uint8Array(Buffer.from(transaction.txid, 'hex').reverse());
-  const header = encodeHeader({
+  const work = {
     version: 0x20000000,
     previousHash: Buffer.from(previous, 'hex').reverse(),
     merkleRoot: merkleRoot([sha256d(coinbase), txid]),
     time: 1_700_000_000,
     bits: 0x207fffff,
-    nonce,
-  });
+    nonce: nonce * 1_000,
+  };
+  // Every other hash is good on regtest.
+  while (hashToInteger(hashHeader(encodeHeader(work))) > decodeBits(work.bits)!) work.nonce += 1;
+  const header = encodeHeader(work);
   const block = assembleBlock({
     header,
     coinbase: addCoinbaseWitness(coinbase),
@@ -71,7 +84,50 @@ function solve(node: FakeNode, nonce = 1) {
   });
   const headerHash = hashHeader(header);
   const value = encodeSolvedBlock({ headerHash, height: height + 1, block });
-  return { block, hash: encodeHexReversed(headerHash), record: { key: 'k', value } };
+  const previousHash = new Uint8Array(Buffer.from(previous, 'hex').reverse());
+  const job: Job = {
+    jobId: `a${nonce}`,
+    height: height + 1,
+    version: 0x20000000,
+    previousHash,
+    bits: 0x207fffff,
+    networkTarget: decodeBits(0x207fffff)!,
+    curtime: 1_700_000_000,
+    mintime: 1_600_000_000,
+    branch: [txid],
+    coinbaseValueSats: 5_000_000_000n,
+    coinbaseAux: new Uint8Array(0),
+    witnessCommitment: null,
+    coinbaseWeightMax: 4_000,
+    feesSats: 0n,
+    transactionCount: 1,
+    clean: true,
+    createdAtMs: 0,
+  };
+  const candidate: BlockCandidate = {
+    jobId: job.jobId,
+    headerHash,
+    header,
+    coinbase,
+    height: height + 1,
+    account: 'someone',
+    worker: 'w',
+    foundAtMs: 1,
+    networkDifficulty: 1,
+    rewardSats: 5_000_000_000n,
+    pool: 'main',
+    planId: '',
+  };
+  const template = {
+    jobId: job.jobId,
+    height: height + 1,
+    previousHash,
+    transactionCount: 1,
+    body: new Uint8Array(Buffer.from(transaction.data, 'hex')),
+    witness: true,
+  };
+  const hash = encodeHexReversed(headerHash);
+  return { block, hash, job, candidate, template, record: { key: 'k', value } };
 }
 
 async function start(nodes: FakeNode[], dataDir: string) {
@@ -203,5 +259,67 @@ describe('a solved block', () => {
     const hex = (all: Uint8Array[]) => all.map((one) => Buffer.from(one).toString('hex')).sort();
     assert.deepEqual(hex(world.poison), hex([bytes, wrongTransactions]));
     assert.equal(world.service.status().unreadable, 2);
+  });
+});
+
+describe('the record of a find', () => {
+  /** Job and template, as jobmanager tells them. */
+  async function tell(bus: Bus, { job, template }: ReturnType<typeof solve>): Promise<void> {
+    await bus.publish('mining.jobs', [{ key: 'job', value: encodeJob(job) }]);
+    await bus.publish('mining.templates', [{ key: 'job', value: encodeTemplateBody(template) }]);
+  }
+  const recordOf = (candidate: BlockCandidate) => ({
+    key: 'k',
+    value: encodeBlockCandidate(candidate),
+  });
+
+  it('is a block at once with the template at hand; the whole one that follows is no news', async () => {
+    const nodes = [await createNode(), await createNode()];
+    const directory = await createDirectory();
+    const world = await start(nodes, directory);
+    const solved = solve(nodes[0]!);
+    await tell(world.bus, solved);
+    await world.bus.publish('block.candidates', [recordOf(solved.candidate)]);
+    await until('at both', () => nodes.every((node) => node.callsOf('submitblock').length > 0));
+    assert.equal(nodes[0]!.block(solved.hash)?.hex, Buffer.from(solved.block).toString('hex'));
+    await until(
+      'on disk',
+      () =>
+        readdirSync(join(directory, 'blocks')).filter((name) => name.endsWith('.blk')).length > 0,
+    );
+    await world.bus.publish('block.solved', [solved.record]);
+    await until('accepted', () => world.states.get(solved.hash)?.includes('accepted') ?? false);
+    assert.deepEqual(
+      nodes.map((node) => node.callsOf('submitblock').length),
+      [1, 1],
+    );
+    assert.deepEqual(world.others, ['k']);
+    const { assembled, received } = world.service.status();
+    assert.deepEqual({ assembled, received }, { assembled: 1, received: 1 });
+  });
+
+  it('without its job or its template, or that belongs to neither, is left to the whole block', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const [known, ofNoTemplate, ofNoJob] = [solve(node, 1), solve(node, 2), solve(node, 3)];
+    await tell(world.bus, known);
+    await world.bus.publish('mining.jobs', [{ key: 'job', value: encodeJob(ofNoTemplate.job) }]);
+    await world.bus.publish('mining.templates', [
+      { key: 'job', value: encodeTemplateBody(ofNoJob.template) },
+    ]);
+    await world.bus.publish('block.candidates', [
+      { key: 'k', value: Uint8Array.of(255, 1, 2) },
+      recordOf({ ...known.candidate, coinbase: Uint8Array.of(1) }),
+      recordOf({ ...known.candidate, jobId: 'ffff' }),
+      recordOf(ofNoTemplate.candidate),
+      recordOf(ofNoJob.candidate),
+    ]);
+    assert.deepEqual([world.service.status().assembled, world.service.status().watched], [0, 0]);
+    await world.bus.publish('block.solved', [ofNoJob.record]);
+    await until('accepted', () => world.states.get(ofNoJob.hash)?.includes('accepted') ?? false);
+    assert.equal(node.callsOf('submitblock').length, 1);
+    // It takes part again with the next one.
+    await world.bus.publish('block.candidates', [recordOf(known.candidate)]);
+    await until('the next one', () => node.callsOf('submitblock').length === 2);
   });
 });
