@@ -10,17 +10,20 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { after, test } from 'node:test';
-import { createKafkaBus, type KafkaBus } from '../../src/adapters/bus/kafka.ts';
-import { decodeBlockCandidate, decodeShare } from '../../src/messages/codec.ts';
-import { isMarkKey } from '../../src/messages/share.ts';
+import type { KafkaBus } from '../../src/adapters/bus/kafka.ts';
+import { encodeAddress } from '../../src/core/bitcoin/address.ts';
 import { PARTITIONS } from '../../src/messages/topics.ts';
-import { listBlocks } from '../../src/store/blocks.ts';
-import { auditLedger } from '../../src/store/ledger.ts';
-import { listRounds, readRound } from '../../src/store/rounds.ts';
 import { kafkaMissing, withAdmin } from '../tools/broker.ts';
 import { chooseSeed, createRandom } from '../tools/random.ts';
-import { createSilentLog } from '../tools/silent-log.ts';
-import { TestMiner } from '../tools/test-miner.ts';
+import {
+  complaintAfter,
+  type Judge,
+  judgeBlocks,
+  judgeShares,
+  Load,
+  pause,
+  startJudge,
+} from './judge.ts';
 import { POOL_ADDRESS } from './rig.ts';
 import { type Member, type Servers, startFleet, startServers, untilAllReady } from './seven.ts';
 
@@ -29,64 +32,9 @@ const PACE_MS = 150;
 const FROZEN_MS = 2_000;
 const MATURITY = 101;
 const READY_MS = 120_000;
+const LIMIT_MS = 90_000;
+const NOBODY = encodeAddress(Uint8Array.of(0, 20, ...new Array<number>(20).fill(8)), 'regtest')!;
 const FAULTS_MS = Number(process.env.FAULTS_SECONDS ?? 0) * 1_000;
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
-
-/** Mines on a gateway whatever happens to it, and remembers what was acknowledged. */
-class Load {
-  /** Job, extranonce2, time and nonce, of every share that was answered `true`. */
-  readonly acknowledged: string[] = [];
-  #isEnding = false;
-  readonly #life: Promise<void>;
-
-  constructor(port: number, name: string) {
-    this.#life = this.#mine(port, name);
-  }
-
-  async #mine(port: number, name: string): Promise<void> {
-    while (!this.#isEnding) {
-      let miner: TestMiner | null = null;
-      try {
-        miner = await TestMiner.join({ port, user: `${POOL_ADDRESS}.${name}` });
-        while (!this.#isEnding) {
-          const { result, params } = await miner.share();
-          if (result === true) this.acknowledged.push([name, ...params.slice(1, 5)].join(' '));
-          await pause(PACE_MS);
-        }
-      } catch {
-        await pause(100);
-      } finally {
-        miner?.hangUp();
-      }
-    }
-  }
-
-  async end(): Promise<void> {
-    this.#isEnding = true;
-    await this.#life;
-  }
-}
-
-async function untilTrue(
-  what: string,
-  ask: () => Promise<boolean | string> | boolean | string,
-  limitMs = 90_000,
-): Promise<void> {
-  const endMs = performance.now() + limitMs;
-  for (;;) {
-    let answer: boolean | string = false;
-    try {
-      answer = await ask();
-    } catch (error) {
-      answer = String(error);
-    }
-    if (answer === true) return;
-    if (performance.now() > endMs) throw new Error(`did not happen: ${what}: ${answer}`);
-    await pause(200);
-  }
-}
 
 /** The server's process and all its children. */
 async function processesOfPostgres(servers: Servers): Promise<number[]> {
@@ -116,49 +64,6 @@ function signalAll(pids: readonly number[], signal: NodeJS.Signals): void {
       // Gone meanwhile.
     }
   }
-}
-
-type Judge = {
-  bus: KafkaBus;
-  /** Header hash by what a miner sent, from what gateways published. */
-  published: Map<string, string>;
-  candidates: Set<string>;
-};
-
-/** A job called out again has two more digits for the miner; its shares are published under the job's own name. */
-function isPublished(published: ReadonlyMap<string, string>, sent: string): boolean {
-  if (published.has(sent)) return true;
-  const [worker, jobId, ...rest] = sent.split(' ');
-  return published.has([worker, jobId!.slice(0, -2), ...rest].join(' '));
-}
-
-/** Reads everything gateways published, from the beginning. */
-async function startJudge(servers: Servers): Promise<Judge> {
-  const bus = createKafkaBus({
-    log: createSilentLog(),
-    brokers: servers.broker.brokers,
-    groupPrefix: 'judge',
-    clientId: 'judge',
-  });
-  const published = new Map<string, string>();
-  const candidates = new Set<string>();
-  await bus.subscribe('share.submissions', 'judge', async (records) => {
-    for (const { key, value } of records) {
-      const decoded = isMarkKey(key) ? null : decodeShare(value);
-      if (!decoded?.ok) continue;
-      const { worker, jobId, extranonce2, ntime, nonce, headerHash } = decoded.value;
-      const hex = (one: number): string => one.toString(16).padStart(8, '0');
-      const sent = [worker, jobId, hexOf(extranonce2), hex(ntime), hex(nonce)].join(' ');
-      published.set(sent, hexOf(headerHash));
-    }
-  });
-  await bus.subscribe('block.candidates', 'judge', async (records) => {
-    for (const { value } of records) {
-      const decoded = decodeBlockCandidate(value);
-      if (decoded.ok) candidates.add(hexOf(decoded.value.headerHash));
-    }
-  });
-  return { bus, published, candidates };
 }
 
 /** What can be done to a running pool. Each resolves when what was taken away is back. */
@@ -220,8 +125,8 @@ function faultsOf(
       async () => {
         const shareproc = member('shareproc');
         await shareproc.process.stop(10_000);
-        await withAdmin(broker.brokers, (admin) =>
-          untilTrue('the group is empty', async () => {
+        const complaint = await withAdmin(broker.brokers, (admin) =>
+          complaintAfter(LIMIT_MS, async () => {
             await admin.alterConsumerGroupOffsets({
               groupId: 'headframe.shareproc.share.submissions',
               topics: [
@@ -234,9 +139,10 @@ function faultsOf(
                 },
               ],
             });
-            return true;
+            return null;
           }),
         );
+        if (complaint !== null) throw new Error(complaint);
         await shareproc.killAndStart();
       },
     ],
@@ -283,15 +189,26 @@ if (missing !== null) {
     fleet = await startFleet(servers);
     const { members } = fleet;
     await untilAllReady(members, READY_MS);
-    judge = await startJudge(servers);
-    const { published, candidates } = judge;
+    judge = await startJudge(servers.broker.brokers);
     const gateways = members.filter(({ service }) => service === 'stratumd');
-    for (const [at, { ports }] of gateways.entries()) loads.push(new Load(ports.stratum, `m${at}`));
+    for (const [at, { ports }] of gateways.entries()) {
+      loads.push(
+        new Load({
+          port: ports.stratum,
+          address: POOL_ADDRESS,
+          worker: `m${at}`,
+          paceMs: PACE_MS,
+        }),
+      );
+    }
     const goOn = async (what: string) => {
       const before = loads.map(({ acknowledged }) => acknowledged.length);
-      await untilTrue(`mining after "${what}", seed ${seed}`, () =>
-        loads.every(({ acknowledged }, at) => acknowledged.length > before[at]!),
+      const complaint = await complaintAfter(LIMIT_MS, () =>
+        loads.every(({ acknowledged }, at) => acknowledged.length > before[at]!)
+          ? null
+          : 'a gateway acknowledges nothing',
       );
+      assert.equal(complaint, null, `after "${what}", seed ${seed}`);
     };
     await goOn('start');
 
@@ -315,74 +232,16 @@ if (missing !== null) {
     await Promise.all(loads.map((load) => load.end()));
     const faultsMs = performance.now() - startedMs;
 
-    // Acknowledged → published → in the database, once.
     const acknowledged = loads.flatMap((load) => load.acknowledged);
-    await untilTrue('every acknowledged share is published', async () => {
-      const lost = acknowledged.filter((one) => !isPublished(published, one));
-      if (lost.length === 0) return true;
-      const [row] = await db.query<{ n: bigint }>('SELECT count(*) AS n FROM shares');
-      return `${lost.length} of ${acknowledged.length}: ${lost[0]}; ${published.size} heard, ${row!.n} stored, seed ${seed}`;
-    });
-    const stored = async () =>
-      (await db.query<{ header_hash: Uint8Array }>('SELECT header_hash FROM shares')).map((row) =>
-        hexOf(row.header_hash),
-      );
-    await untilTrue('every published share is stored', async () => {
-      const there = new Set(await stored());
-      const lost = [...published.values()].filter((hash) => !there.has(hash));
-      return (
-        lost.length === 0 ||
-        `${lost.length} of ${published.size} lost, seed ${seed}, after ${done.join(', ')}`
-      );
-    });
-    const all = await stored();
-    assert.equal(new Set(all).size, all.length, 'a share is stored twice');
-    const origin = new Set(published.values());
-    assert.deepEqual(
-      all.filter((hash) => !origin.has(hash)),
-      [],
-      'a share from nowhere',
-    );
-
-    // The chain says which blocks are ours; each of them has its round, and no other block has one.
-    await node.call('generatetoaddress', [MATURITY, POOL_ADDRESS]);
-    const height = (await node.call('getblockcount', [])) as number;
-    const chain = new Set<string>();
-    for (let at = 1; at <= height; at++) {
-      const display = (await node.call('getblockhash', [at])) as string;
-      chain.add(Buffer.from(display, 'hex').reverse().toString('hex'));
-    }
-    const ours = [...candidates].filter((hash) => chain.has(hash)).sort();
-    assert.ok(ours.length > 0);
-    await untilTrue('rounds of all blocks', async () => {
-      const rounds = await listRounds(db, { limit: 1_000 });
-      const mature = rounds
-        .filter(({ state }) => state === 'mature')
-        .map(({ blockHash }) => hexOf(blockHash))
-        .sort();
-      return mature.join() === ours.join() || `${mature.length} of ${ours.length}`;
-    });
-    for (const hash of ours) {
-      const round = (await readRound(db, Buffer.from(hash, 'hex')))!;
-      const credited = round.credits.reduce((sum, { creditSats }) => sum + creditSats, 0n);
-      assert.equal(credited + round.operatorSats + round.developerSats, round.rewardSats);
-    }
-    await untilTrue('outcomes of all blocks', async () => {
-      const blocks = (await listBlocks(db, { limit: 1_000 })).filter(({ hash }) =>
-        candidates.has(hexOf(hash)),
-      );
-      const wrong = blocks.filter(
-        ({ hash, state }) => (state === 'confirmed') !== chain.has(hexOf(hash)),
-      );
-      return (
-        (blocks.length === candidates.size && wrong.length === 0) ||
-        `${blocks.length} of ${candidates.size}, ${wrong.length} wrong: ${wrong[0]?.state}`
-      );
-    });
-    const audit = await auditLedger(db);
-    assert.ok(audit.ok, audit.ok ? '' : audit.findings.join('\n'));
+    const sent = new Set(loads.flatMap((load) => [...load.sent]));
+    const tools = { db, node, judge, limitMs: LIMIT_MS };
+    const why = `seed ${seed}, after ${done.join(', ')}`;
+    assert.deepEqual(await judgeShares(tools, { acknowledged, sent }), [], why);
+    await node.call('generatetoaddress', [MATURITY, NOBODY]);
+    const { faults: wrong, ours } = await judgeBlocks(tools, POOL_ADDRESS);
+    assert.deepEqual(wrong, [], why);
     t.diagnostic(
-      `seed ${seed}: ${done.length} faults in ${Math.round(faultsMs / 1_000)} s, ${acknowledged.length} shares acknowledged, ${all.length} stored, ${candidates.size} candidates, ${ours.length} blocks in the chain`,
+      `seed ${seed}: ${done.length} faults in ${Math.round(faultsMs / 1_000)} s, ${acknowledged.length} shares acknowledged, ${judge.published.size} stored, ${judge.candidates.size} candidates, ${ours.length} blocks in the chain`,
     );
   });
 }
