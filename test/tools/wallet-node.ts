@@ -404,7 +404,7 @@ export class WalletNode {
 
   #addCoin(key: string, coin: Coin): void {
     this.utxo.set(key, coin);
-    if (this.#scripts.has(hexOf(coin.script))) this.#ownUnspent.add(key);
+    if (this.#scripts.has(scriptHexOf(coin.script))) this.#ownUnspent.add(key);
   }
 
   // ---- the mempool
@@ -610,6 +610,12 @@ export class WalletNode {
       if (state === 'confirmed' || state === 'mempool' || state === 'inactive') return true;
     }
     return false;
+  }
+
+  /** Ours, in the chain or in the mempool, and spent by nothing there: what `#coins` lists. */
+  #isUnspent(key: string): boolean {
+    if (!this.#own.has(key) || this.#isSpent(key)) return false;
+    return this.#ownUnspent.has(key) || this.mempool.has(key.slice(0, 64));
   }
 
   #isTrusted(id: string): boolean {
@@ -1089,14 +1095,13 @@ export class WalletNode {
         if (unlock === true) this.#lockedCoins.clear();
         return true;
       }
-      const unspent = new Set(this.#coins().map((coin) => coin.key));
       const keys = (list as { txid: string; vout: number }[]).map(({ txid, vout }) => {
         const key = `${txid}:${vout}`;
         const known = this.#walletTxs.get(txid);
         if (known === undefined) throw new RpcError(-8, 'Invalid parameter, unknown transaction');
         if (vout >= known.entry.tx.outputs.length)
           throw new RpcError(-8, 'Invalid parameter, vout index out of bounds');
-        if (!unspent.has(key)) throw new RpcError(-8, 'Invalid parameter, expected unspent output');
+        if (!this.#isUnspent(key)) throw new RpcError(-8, 'Invalid parameter, expected unspent output');
         if (unlock === true && !this.#lockedCoins.has(key))
           throw new RpcError(-8, 'Invalid parameter, expected locked output');
         if (unlock !== true && this.#lockedCoins.has(key) && persistent !== true)
