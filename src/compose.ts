@@ -236,7 +236,6 @@ export async function startPool(tools: PoolTools, config: Config): Promise<Pool>
     });
 
     const nodeThread = await keep('node', () => ({
-      dataDir: config.dataDir,
       options: {
         nodes: chain.nodes,
         network: config.network,

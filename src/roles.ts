@@ -13,7 +13,7 @@ import type { ShareLogOptions } from './services/payoutd/sharelog.ts';
 import type { ShareprocOptions } from './services/shareproc/shareproc.ts';
 
 export type ThreadData = { log: LogOptions } & (
-  | { role: 'node'; options: JobmanagerOptions; dataDir: string }
+  | { role: 'node'; options: JobmanagerOptions }
   | { role: 'block'; nodes: readonly NodeAddress[]; network: Network; dataDir: string }
   | {
       role: 'store';

@@ -2,7 +2,6 @@
  * Entry of every worker thread (`threads.ts` starts and keeps them). Each role builds its adapters, starts its services, joins its
  * bus to the main thread's, says `ready`, reports figures every second, and ends when it is told to.
  */
-import { join } from 'node:path';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { bridge } from './adapters/bus/bridge.ts';
 import { createKafkaBus } from './adapters/bus/kafka.ts';
@@ -11,7 +10,6 @@ import { takeAdvisoryLock } from './adapters/db/advisory-lock.ts';
 import { readMigrations } from './adapters/db/migrations.ts';
 import { connectPostgres } from './adapters/db/postgres.ts';
 import { createDisk } from './adapters/disk.ts';
-import { readFileIfAny, replaceFile } from './adapters/files.ts';
 import { isAllShipped, openJournalReader } from './adapters/journal.ts';
 import { createRpc } from './adapters/node/rpc.ts';
 import { subscribeZmq } from './adapters/node/zmq.ts';
@@ -102,7 +100,6 @@ async function startRole(
     case 'node': {
       // Joined first: the first job is published as soon as there is one.
       await joinMain();
-      const markPath = join(data.dataDir, 'job-ids.mark');
       const jobmanager = await startJobmanager(
         {
           clock,
@@ -111,10 +108,6 @@ async function startRole(
           meter,
           openRpc: openRpcWith(log),
           openHints: (address, onHint) => subscribeZmq({ log }, address, onHint),
-          mark: {
-            read: async () => readFileIfAny(markPath),
-            write: async (text) => replaceFile(markPath, text),
-          },
         },
         data.options,
       );

@@ -2,27 +2,17 @@
  * `headframe jobmanager`: the node side on its own. Templates and jobs go to Kafka, copies of jobs to the cache. Two may run, on
  * different nodes or on the same: each says its name and its current job again and again, and gateways choose (`core/work/follow.ts`).
  */
-import { randomInt } from 'node:crypto';
-import { join } from 'node:path';
-import { readFileIfAny, replaceFile } from '../adapters/files.ts';
+import { randomBytes } from 'node:crypto';
 import { createRpc } from '../adapters/node/rpc.ts';
 import { subscribeZmq } from '../adapters/node/zmq.ts';
-import { coinbaseRules, StartError, waitForLock } from '../compose.ts';
-import { JOB_INSTANCES } from '../services/jobmanager/job-ids.ts';
+import { coinbaseRules, waitForLock } from '../compose.ts';
 import { startJobmanager } from '../services/jobmanager/jobmanager.ts';
-import {
-  EX_CONFIG,
-  type Frame,
-  openBus,
-  openCache,
-  type Service,
-  type ServiceConfig,
-} from './serve.ts';
+import { type Frame, openBus, openCache, type Service, type ServiceConfig } from './serve.ts';
 
 /** A third of the time after which a gateway takes a job manager for dead. */
 const AGAIN_MS = 3_000;
-/** INSTANCE_ID takes the numbers below. */
-const DRAWN_MIN = 256;
+/** Behind the name: two processes that have the same number by mistake are still two to the gateways. */
+const NAME_BYTES = 5;
 
 /** Runs the node side until the frame ends it. */
 export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Promise<Service> {
@@ -30,14 +20,10 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
   const { dataDir, network } = config;
   const lock = await waitForLock(dataDir, log);
   keep('lock', lock.release);
-  const instance = readInstance(config);
-  const source =
-    config.instance.prefixBits > 0
-      ? config.instance.gateway
-      : `${config.serviceName}-${instance.toString(16)}`;
-  const bus = openBus(frame, config, source);
+  const { gateway: name } = config.instance;
+  const source = `${name}.${randomBytes(NAME_BYTES).toString('hex')}`;
+  const bus = openBus(frame, config, name);
   const cache = openCache(frame, config);
-  const markPath = join(dataDir, 'job-ids.mark');
   const jobmanager = await startJobmanager(
     {
       clock,
@@ -47,10 +33,6 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
       meter: frame.meter,
       openRpc: (address, purpose) => createRpc({ ...address, ...purpose, log }),
       openHints: (address, onHint) => subscribeZmq({ log }, address, onHint),
-      mark: {
-        read: async () => readFileIfAny(markPath),
-        write: async (text) => replaceFile(markPath, text),
-      },
     },
     {
       nodes: config.nodes,
@@ -58,7 +40,7 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
       poolTag: config.poolTag,
       pools: config.pools.map((pool) => ({ id: pool.id, coinbase: coinbaseRules(pool, network) })),
       ...config.jobs,
-      among: { source, instance, againMs: AGAIN_MS },
+      among: { source, againMs: AGAIN_MS },
     },
   );
   keep('jobmanager', () => jobmanager.stop());
@@ -79,20 +61,4 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
   });
   log.info('jobs are made', { source });
   return {};
-}
-
-/** INSTANCE_ID, or a number drawn once for the data directory. */
-function readInstance(config: ServiceConfig): number {
-  if (config.instance.prefixBits > 0) return config.instance.prefix;
-  const path = join(config.dataDir, 'jobmanager.instance');
-  const text = readFileIfAny(path);
-  if (text === null) {
-    const drawn = randomInt(DRAWN_MIN, JOB_INSTANCES);
-    replaceFile(path, `${drawn}\n`);
-    return drawn;
-  }
-  const instance = Number(text.trim());
-  if (!Number.isInteger(instance) || instance < 0 || instance >= JOB_INSTANCES)
-    throw new StartError(`${path} is damaged: delete it, and another number is drawn`, EX_CONFIG);
-  return instance;
 }

@@ -215,7 +215,6 @@ async function mineThrough(
       bus,
       openRpc,
       openHints: (address, onHint) => subscribeZmq({ log }, address, onHint),
-      mark: { read: async () => null, write: async () => {} },
       meter: {
         count: (name, labels) => {
           if (name === 'job_proposals') proposals.push(labels?.verdict ?? '');

@@ -108,7 +108,7 @@ export function createJobDesk(
   function make(template: Template, node: Rpc, clean: boolean, rank: Made['rank']): Made {
     const nowMs = clock.nowMs();
     const job = buildJob(template, {
-      jobId: ids.next(nowMs),
+      jobId: ids.next(),
       clean,
       createdAtMs: rank === 'stop' ? 0 : nowMs,
     });

@@ -16,7 +16,7 @@ import { decodeCoinbasePlans } from '../../messages/codec.ts';
 import type { Bus, Cache, Clock, Fault, Log } from '../../ports.ts';
 import { chooseNode, findDisagreement, type NodeView } from './choose.ts';
 import { createJobDesk, type Meter } from './job-desk.ts';
-import { createJobIds, type Mark } from './job-ids.ts';
+import { createJobIds } from './job-ids.ts';
 import { type NodeEvent, type NodeWatch, watchNode } from './node-watch.ts';
 
 export type JobmanagerTools = {
@@ -25,8 +25,6 @@ export type JobmanagerTools = {
   bus: Bus;
   openRpc: OpenRpc;
   openHints: OpenHints;
-  /** Where the job id mark is kept. */
-  mark: Mark;
   meter?: Meter;
   fault?: Fault;
   /** Where jobs are kept by id; may forget them. */
@@ -63,10 +61,8 @@ export type JobmanagerOptions = {
   tickMs?: number;
   /** Absent: this is the only one, and what it has published is not said again. */
   among?: {
-    /** Its name. */
+    /** Its name, which no other has. */
     source: string;
-    /** 0 to 4095, another one for each. */
-    instance: number;
     /** How often the current job is said again. */
     againMs: number;
   };
@@ -125,7 +121,7 @@ export async function startJobmanager(
   const feeCheckMs = options.feeCheckMs ?? 10_000;
   const refreshMs = options.refreshMs ?? 30_000;
   const { among } = options;
-  const ids = await createJobIds({ mark: tools.mark, log }, clock.nowMs(), among?.instance ?? null);
+  const ids = createJobIds();
   /** Work of chains by their last block, as nodes told it, oldest first. */
   const chainWorks = new Map<string, bigint>();
   let saidAtMs = Number.NEGATIVE_INFINITY;

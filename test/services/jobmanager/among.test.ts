@@ -10,7 +10,6 @@ import { createRpc } from '../../../src/adapters/node/rpc.ts';
 import type { JobOrigin } from '../../../src/core/work/follow.ts';
 import type { Job } from '../../../src/core/work/job.ts';
 import { decodeJob, decodeJobNews } from '../../../src/messages/codec.ts';
-import { createJobIds } from '../../../src/services/jobmanager/job-ids.ts';
 import { startJobmanager } from '../../../src/services/jobmanager/jobmanager.ts';
 import { startFakeNode } from '../../tools/fake-node.ts';
 import { createMemoryLog, until } from '../../tools/waiting.ts';
@@ -20,7 +19,7 @@ afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
 });
 
-async function start(among: { source: string; instance: number; againMs: number } | null) {
+async function start(among: { source: string; againMs: number } | null) {
   const node = await startFakeNode();
   closers.push(() => node.stop());
   const log = createMemoryLog();
@@ -42,7 +41,6 @@ async function start(among: { source: string; instance: number; againMs: number 
       cache,
       openRpc: (address, purpose) => createRpc({ ...address, ...purpose, log }),
       openHints: () => ({ stop() {} }),
-      mark: { read: async () => null, write: async () => {} },
     },
     {
       nodes: [{ name: 'one', url: node.url, user: 'user', password: 'pass' }],
@@ -66,11 +64,11 @@ async function start(among: { source: string; instance: number; againMs: number 
 
 describe('one job manager among several', () => {
   it('says who it is, the work of its tip, and its job again', async () => {
-    const { heard, cache } = await start({ source: 'jm-7', instance: 0x107, againMs: 30 });
+    const { heard, cache } = await start({ source: 'jm-7', againMs: 30 });
     await until('a job said again', () => heard.filter(({ origin }) => origin.isAgain).length >= 3);
     const [first] = heard;
     assert.equal(first!.origin.isAgain, false);
-    assert.match(first!.job.jobId, /^[0-9a-f]{11}107$/);
+    assert.match(first!.job.jobId, /^[0-9a-f]{14}$/);
     assert.ok(heard.every(({ origin }) => origin.source === 'jm-7'));
     const again = heard.at(-1)!;
     assert.deepEqual(again.job, first!.job);
@@ -83,7 +81,7 @@ describe('one job manager among several', () => {
   });
 
   it('is silent when no node can be used, and speaks when one is there again', async () => {
-    const { node, heard, manager } = await start({ source: 'jm', instance: 1, againMs: 20 });
+    const { node, heard, manager } = await start({ source: 'jm', againMs: 20 });
     await until('a job said again', () => heard.some(({ origin }) => origin.isAgain));
     node.faults.set('*', { kind: 'error', code: -28, message: 'Loading' });
     await until('no node', () => manager.status().nodes[0]?.health === 'starting');
@@ -99,18 +97,21 @@ describe('one job manager among several', () => {
     const { heard } = await start(null);
     await until('a job', () => heard.length > 0);
     assert.deepEqual(heard[0]!.origin, { ...heard[0]!.origin, source: '', isAgain: false });
-    assert.match(heard[0]!.job.jobId, /^0[0-9a-f]{11}$/);
+    assert.match(heard[0]!.job.jobId, /^[0-9a-f]{14}$/);
     assert.ok(heard.every(({ origin }) => !origin.isAgain));
   });
 });
 
-it('ids of different instances are never the same, whatever their clocks say', async () => {
-  const log = createMemoryLog();
-  const mark = { read: async () => null, write: async () => {} };
-  const makers = await Promise.all(
-    [null, 0, 1, 255, 256, 4095].map((instance) => createJobIds({ mark, log }, 1000, instance)),
-  );
-  const ids = makers.flatMap((maker) => [maker.next(5000), maker.next(5000), maker.next(70_000)]);
-  assert.equal(new Set(ids).size, ids.length);
-  assert.ok(ids.every((id) => id.length <= 14));
+it('two that begin in the same moment under one name make no id that the other makes', async () => {
+  const same = { source: 'jm-1', againMs: 1_000 };
+  const both = await Promise.all([start(same), start(same)]);
+  for (let tips = 1; tips <= 5; tips++) {
+    for (const { node } of both) node.mine();
+    await until('jobs on the new tips', () =>
+      both.every(({ heard, node }) => heard.at(-1)?.job.height === node.tip().height + 1),
+    );
+  }
+  const [ones, others] = both.map(({ heard }) => new Set(heard.map(({ job }) => job.jobId)));
+  assert.ok(ones!.size >= 5 && others!.size >= 5);
+  assert.deepEqual(ones!.intersection(others!), new Set());
 });

@@ -74,7 +74,6 @@ async function start(nodes: FakeNode[], options: Partial<JobmanagerOptions> = {}
       bodies.set(decoded.value.jobId, decoded.value);
     }
   });
-  let mark: string | null = null;
   const manager = await startJobmanager(
     {
       clock: { nowMs: () => Date.now() },
@@ -88,12 +87,6 @@ async function start(nodes: FakeNode[], options: Partial<JobmanagerOptions> = {}
           breakerLimits: { failuresMax: 3, pauseMinMs: 20, pauseMaxMs: 50 },
         }),
       openHints,
-      mark: {
-        read: async () => mark,
-        write: async (text) => {
-          mark = text;
-        },
-      },
       meter: {
         count: (name) => void counts.set(name, (counts.get(name) ?? 0) + 1),
         set() {},
