@@ -179,10 +179,12 @@ async function creditBlock(
       boundary: null,
       totalWork: work * BigInt(ids.length),
       wantedWork: null,
+      afterMs: null,
       bits: 0x170331db,
       foundAtMs: AT_MS,
       creditedAtMs: AT_MS,
       root: new Uint8Array(32),
+      statementVersion: 2,
       creditTx: txSeq,
       credits: ids.map((accountId) => ({
         accountId,

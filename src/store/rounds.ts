@@ -3,6 +3,7 @@
  * compare-and-swap. The database refuses credits that with the fees are not the reward, and two standing rounds of one block.
  */
 import type { Scheme } from '../core/ledger/rules.ts';
+import type { StatementVersion } from '../core/ledger/statement.ts';
 import type { Db } from '../ports.ts';
 
 type Tx = Pick<Db, 'query'>;
@@ -26,12 +27,16 @@ export type NewRound = {
   boundary: { seq: bigint; work: bigint; countedWork: bigint } | null;
   totalWork: bigint;
   wantedWork: bigint | null;
+  /** A window by time begins after this moment; null for all others, and for those of statements of version 1. */
+  afterMs: number | null;
   /** nBits of the block. */
   bits: number;
   foundAtMs: number;
   creditedAtMs: number;
   /** Of the statement's Merkle-sum tree. */
   root: Uint8Array;
+  /** In which the statement is published. */
+  statementVersion: StatementVersion;
   /** The posting; null where the ledger has none. */
   creditTx: bigint | null;
   /** None (the whole reward went elsewhere), or as many as make up reward less fees. */
@@ -68,9 +73,11 @@ export async function recordRound(
 ): Promise<{ roundId: bigint; isNew: boolean }> {
   const [made] = await tx.query<{ round_id: bigint }>(
     `INSERT INTO rounds (block_hash, generation, pool, scheme, height, reward_sats, operator_sats, developer_sats, first_seq, last_seq,
-       boundary_seq, boundary_work, boundary_counted, total_work, wanted_work, bits, found_at, credited_at, root, credit_tx)
+       boundary_seq, boundary_work, boundary_counted, total_work, wanted_work, bits, found_at, credited_at, root, credit_tx,
+       statement_version, after_at)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-       to_timestamp($17::bigint / 1000.0), to_timestamp($18::bigint / 1000.0), $19, $20)
+       to_timestamp($17::bigint / 1000.0), to_timestamp($18::bigint / 1000.0), $19, $20, $21,
+       to_timestamp($22::bigint / 1000.0))
      ON CONFLICT (block_hash, generation) DO NOTHING RETURNING round_id`,
     [
       round.blockHash,
@@ -93,6 +100,8 @@ export async function recordRound(
       round.creditedAtMs,
       round.root,
       round.creditTx,
+      round.statementVersion,
+      round.afterMs,
     ],
   );
   if (made === undefined) return { roundId: await findSameRound(tx, round), isNew: false };
@@ -178,18 +187,20 @@ type RoundRow = {
   boundary_counted: bigint | null;
   total_work: bigint;
   wanted_work: bigint | null;
+  after_at: Date | null;
   bits: bigint;
   found_at: Date;
   credited_at: Date;
   root: Uint8Array;
+  statement_version: StatementVersion;
   credit_tx: bigint | null;
   mature_tx: bigint | null;
   reverse_tx: bigint | null;
 };
 
 const COLUMNS = `round_id, block_hash, generation, pool, scheme, height, state, reward_sats, operator_sats, developer_sats,
-  first_seq, last_seq, boundary_seq, boundary_work, boundary_counted, total_work, wanted_work, bits, found_at,
-  credited_at, root, credit_tx, mature_tx, reverse_tx`;
+  first_seq, last_seq, boundary_seq, boundary_work, boundary_counted, total_work, wanted_work, after_at, bits, found_at,
+  credited_at, root, statement_version, credit_tx, mature_tx, reverse_tx`;
 
 function roundOf(row: RoundRow): StoredRound {
   return {
@@ -215,10 +226,12 @@ function roundOf(row: RoundRow): StoredRound {
           },
     totalWork: row.total_work,
     wantedWork: row.wanted_work,
+    afterMs: row.after_at?.getTime() ?? null,
     bits: Number(row.bits),
     foundAtMs: row.found_at.getTime(),
     creditedAtMs: row.credited_at.getTime(),
     root: row.root,
+    statementVersion: row.statement_version,
     creditTx: row.credit_tx,
     matureTx: row.mature_tx,
     reverseTx: row.reverse_tx,

@@ -124,6 +124,7 @@ export async function readWindow(
       lastSeq,
       boundary: walk.boundary,
       wantedWork: walk.wanted,
+      afterMs: walk.afterMs,
       totalWork: walk.totalWork,
       shares: walk.shares,
       accounts: await nameAccounts(walk),

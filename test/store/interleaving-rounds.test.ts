@@ -234,10 +234,12 @@ function roundOf(blockHash: Uint8Array, accountId: bigint, creditTx: bigint | nu
     boundary: null,
     totalWork: 9n,
     wantedWork: null,
+    afterMs: null,
     bits: 0x207fffff,
     foundAtMs: AT_MS,
     creditedAtMs: AT_MS,
     root: new Uint8Array(32),
+    statementVersion: 2,
     creditTx,
     credits: [{ accountId, work: 9n, feePpm: 0, donationPpm: 0, creditSats: 50n, paidSats: null }],
   };

@@ -53,10 +53,12 @@ for (const kind of SERVER_KINDS) {
               boundary: null,
               totalWork: 5n,
               wantedWork: null,
+              afterMs: null,
               bits: 0x207fffff,
               foundAtMs: AT_MS,
               creditedAtMs: atMs,
               root: new Uint8Array(32),
+              statementVersion: 2,
               creditTx: posted.txSeq,
               credits: [
                 { accountId, work: 5n, feePpm: 0, donationPpm: 0, creditSats: 50n, paidSats: null },

@@ -44,10 +44,12 @@ function round(number: number, ids: readonly bigint[], more: Partial<NewRound> =
     boundary: { seq: 5n, work: 2n ** 90n, countedWork: 2n ** 89n },
     totalWork: 2n ** 100n,
     wantedWork: 2n ** 100n,
+    afterMs: null,
     bits: 0xff7fffff,
     foundAtMs: AT_MS,
     creditedAtMs: AT_MS + 600_000,
     root: new Uint8Array(32).fill(0xee),
+    statementVersion: 2,
     creditTx: null,
     credits: ids.map((accountId, i) => ({
       accountId,
@@ -111,6 +113,27 @@ for (const kind of SERVER_KINDS) {
       await record(db, empty);
       assert.deepEqual((await readRound(db, hashOf(2)))?.credits, []);
       assert.equal((await readRound(db, hashOf(2)))?.boundary, null);
+      const byTime = round(3, ids, {
+        boundary: null,
+        wantedWork: null,
+        afterMs: AT_MS - 86_400_001,
+      });
+      await record(db, byTime);
+      assert.equal((await readRound(db, hashOf(3)))?.afterMs, AT_MS - 86_400_001);
+    });
+
+    test('what a program of before writes is a round of version 1', async () => {
+      const { db, ids } = await prepare();
+      await record(db, round(1, ids));
+      await db.query(
+        `INSERT INTO rounds (block_hash, pool, scheme, height, reward_sats, operator_sats, developer_sats, first_seq, last_seq,
+           total_work, bits, found_at, credited_at, root)
+         SELECT $1, pool, scheme, height, reward_sats, operator_sats, developer_sats, first_seq, last_seq,
+           total_work, bits, found_at, credited_at, root FROM rounds`,
+        [hashOf(2)],
+      );
+      const old = await readRound(db, hashOf(2));
+      assert.deepEqual([old?.statementVersion, old?.afterMs], [1, null]);
     });
 
     test('the same block and generation with something else in it is refused', async () => {
@@ -170,6 +193,12 @@ for (const kind of SERVER_KINDS) {
           '23514',
         ],
         ['an unknown posting', { ...good, creditTx: 5n }, '23503'],
+        ['by work and by time', { ...good, afterMs: AT_MS }, '23514'],
+        [
+          'by time in a statement that cannot say so',
+          { ...good, boundary: null, wantedWork: null, afterMs: AT_MS, statementVersion: 1 },
+          '23514',
+        ],
       ];
       for (const [what, one, code] of wrong) {
         await assert.rejects(record(db, one), { code }, what);

@@ -214,6 +214,7 @@ for (const kind of SERVER_KINDS) {
         lastSeq: 0n,
         boundary: null,
         wantedWork: 5n,
+        afterMs: null,
         totalWork: 0n,
         shares: 0n,
         accounts: [],

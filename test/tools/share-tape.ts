@@ -116,6 +116,7 @@ export function countWindow(
     lastSeq,
     boundary,
     wantedWork: span.kind === 'work' ? span.work : null,
+    afterMs: span.kind === 'time' ? span.afterMs : null,
     totalWork: [...workOf.values()].reduce((sum, work) => sum + work, 0n),
     shares,
     workOf,

@@ -129,10 +129,13 @@ export function planOutputs(
   const byWeight = !isShort && taken.some(({ entry }) => entry.weight > 0n);
   const parts = splitByWork(
     isShort ? valueSats : valueSats - sumSats,
-    taken.map(({ at, entry, dueSats }) => ({
-      id: BigInt(at),
-      work: byWeight ? entry.weight : dueSats,
-    })),
+    // Ties go to who stands first in the plan.
+    [...taken]
+      .sort((a, b) => a.at - b.at)
+      .map(({ at, entry, dueSats }) => ({
+        id: BigInt(at),
+        work: byWeight ? entry.weight : dueSats,
+      })),
   );
   return taken.map(({ entry, at, dueSats }) => ({
     script: entry.script,

@@ -3,7 +3,7 @@
  *
  *   operator   floor(reward · Σ(work · fee) / (Σ work · 10^6))
  *   developer  floor(reward · Σ(work · donation) / (Σ work · 10^6))
- *   members    all the rest, in proportion to work · (10^6 − fee − donation), largest remainder first, ties by account id
+ *   members    all the rest, in proportion to work · (10^6 − fee − donation), largest remainder first, ties to who stands first
  *
  * With one fee for all this is floor(reward · fee / 10^6) and a split of the rest by work. Both floors favour the members. A
  * donation is at most what the fee leaves. Refused as bugs: a negative reward or work, rates outside [0, 10^6].
@@ -26,25 +26,23 @@ export type RoundCredit = RoundMember & { creditSats: bigint };
 
 /** Σ of all credits, operator and developer is the reward. */
 export type RoundResult = {
-  /** By account id; accounts that get nothing are there, too. */
+  /** In the order of the members; accounts that get nothing are there, too. */
   credits: RoundCredit[];
   operatorSats: bigint;
   developerSats: bigint;
 };
 
 /**
- * Splits a reward of `rewardSats` over `members`, one per account. Without members, or where none has work, everything goes to
- * the operator. Throws RangeError for what is refused.
+ * Splits a reward of `rewardSats` over `members`, one per account, in the order that decides ties. Without members, or where none
+ * has work, everything goes to the operator. Throws RangeError for what is refused.
  */
 export function settleRound(rewardSats: bigint, members: readonly RoundMember[]): RoundResult {
   if (rewardSats < 0n) throw new RangeError(`a negative reward: ${rewardSats}`);
-  const sorted = members
-    .map(limitDonation)
-    .sort((a, b) => (a.accountId < b.accountId ? -1 : a.accountId > b.accountId ? 1 : 0));
+  const limited = members.map(limitDonation);
   let totalWork = 0n;
   let feeWork = 0n;
   let donationWork = 0n;
-  for (const { work, feePpm, donationPpm } of sorted) {
+  for (const { work, feePpm, donationPpm } of limited) {
     totalWork += work;
     feeWork += work * BigInt(feePpm);
     donationWork += work * BigInt(donationPpm);
@@ -53,9 +51,9 @@ export function settleRound(rewardSats: bigint, members: readonly RoundMember[])
   const feeSats = divisor === 0n ? 0n : (rewardSats * feeWork) / divisor;
   const developerSats = divisor === 0n ? 0n : (rewardSats * donationWork) / divisor;
   const rest = rewardSats - feeSats - developerSats;
-  const shares = splitByWork(rest, sorted.map(weighted));
+  const shares = splitByWork(rest, limited.map(weighted));
   let creditedSats = 0n;
-  const credits = sorted.map((member) => {
+  const credits = limited.map((member) => {
     const creditSats = shares.get(member.accountId)!;
     creditedSats += creditSats;
     return { ...member, creditSats };

@@ -76,6 +76,8 @@ export type ShareWindow = {
   boundary: { seq: bigint; work: bigint; countedWork: bigint } | null;
   /** What was asked for; null unless the span is by work. */
   wantedWork: bigint | null;
+  /** Nothing accepted at or before this moment counts; null unless the span is by time. */
+  afterMs: number | null;
   /** What is there: Σ of the accounts' work. */
   totalWork: bigint;
   shares: bigint;

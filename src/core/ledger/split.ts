@@ -1,9 +1,9 @@
 /**
  * The one division of the ledger: an amount over parts in proportion to their work, exact to the last unit. Everybody gets the
  * floor of his quota; what is left, less than one unit for each part, goes one unit each to the largest fractions, ties to the
- * lowest id (largest remainder, also called Hamilton's method). Refused as bugs: negative amounts or work, an id twice.
+ * part that stands first (largest remainder, also called Hamilton's method). Refused as bugs: negative amounts or work, an id twice.
  *
- * The result does not depend on the order of the parts, and a part whose work grows while the others' stays never gets less.
+ * A part whose work grows while the others' stays never gets less.
  */
 
 export type WorkPart = { id: bigint; work: bigint };
@@ -32,7 +32,8 @@ export function splitByWork(amount: bigint, parts: readonly WorkPart[]): Map<big
   }
   if (result.size !== parts.length) throw new RangeError('an id stands twice among the parts');
   if (totalWork === 0n || left === 0n) return result;
-  fractions.sort((a, b) => compare(b.fraction, a.fraction) || compare(a.id, b.id));
+  // Sorting keeps the order of equals.
+  fractions.sort((a, b) => compare(b.fraction, a.fraction));
   // The floors fall short by the sum of the fractions, so there are more fractions than units left.
   for (const { id } of fractions.slice(0, Number(left))) result.set(id, result.get(id)! + 1n);
   return result;

@@ -7,7 +7,7 @@ import { MONEY_MAX_SATS } from '../bitcoin/coinbase.ts';
 import { NETWORKS } from '../bitcoin/network.ts';
 import { decodeBits } from '../bitcoin/target.ts';
 import { SCHEMES } from './schemes.ts';
-import type { StatementCredit } from './statement.ts';
+import type { StatementCredit, StatementVersion } from './statement.ts';
 
 /** Accounts in one round. */
 const STATEMENT_CREDITS_MAX = 100_000;
@@ -18,7 +18,8 @@ export function formErrorOf(value: unknown): string | null {
   const fields = ['version', 'pool', 'scheme', 'network', 'block', 'window', 'rewardSats'];
   fields.push('operatorSats', 'developerSats', 'reserveSats', 'remainderRule', 'credits', 'root');
   if (!hasFields(value, fields)) return 'statement: not the fields of a statement';
-  if (value.version !== 1) return 'version: only 1 is known';
+  const { version } = value;
+  if (version !== 1 && version !== 2) return 'version: only 1 and 2 are known';
   if (!isText(value.pool, /^[a-z0-9-]{1,16}$/)) return 'pool: no name of a pool';
   if (!isText(value.scheme, /./) || !Object.hasOwn(SCHEMES, value.scheme)) return 'scheme: unknown';
   if (!isText(value.network, /./) || !Object.hasOwn(NETWORKS, value.network)) {
@@ -28,7 +29,8 @@ export function formErrorOf(value: unknown): string | null {
     if (!isSats(value[key])) return `${key}: no amount`;
   }
   if (!isText(value.remainderRule, /^.{1,1000}$/)) return 'remainderRule: no text';
-  const wrong = blockErrorOf(value.block) ?? windowErrorOf(value.window) ?? rootErrorOf(value.root);
+  const wrong =
+    blockErrorOf(value.block) ?? windowErrorOf(value.window, version) ?? rootErrorOf(value.root);
   if (wrong !== null) return wrong;
   if (!Array.isArray(value.credits) || value.credits.length > STATEMENT_CREDITS_MAX) {
     return `credits: no list of at most ${STATEMENT_CREDITS_MAX}`;
@@ -60,10 +62,12 @@ function blockErrorOf(value: unknown): string | null {
   return isCount(value.foundAtMs) ? null : 'block: no time';
 }
 
-function windowErrorOf(value: unknown): string | null {
+function windowErrorOf(value: unknown, version: StatementVersion): string | null {
   const fields = ['firstSeq', 'lastSeq', 'boundary', 'totalWork', 'wantedWork', 'rule'];
+  if (version !== 1) fields.push('afterMs');
   if (!hasFields(value, fields)) return 'window: wrong fields';
-  const { boundary, wantedWork } = value;
+  const { boundary, wantedWork, afterMs = null } = value;
+  if (afterMs !== null && !isCount(afterMs)) return 'window: afterMs is no time';
   for (const key of ['firstSeq', 'lastSeq', 'totalWork'] as const) {
     if (!isInteger(value[key])) return `window: ${key} is no integer`;
   }

@@ -3,8 +3,12 @@
  * every large integer as a decimal string, so that anybody can recompute it with nothing else at hand.
  *
  * A Merkle-sum root (sum-tree.ts) commits to all of it. Its leaves, in order: the statement's own facts with the sum 0, what went
- * to operator, developer and reserve, then the credits in their order, which is that of the account ids and decides ties. A leaf's
- * content is a JSON array of its fields. A miner who knows the root needs only the steps from its own credit to check it.
+ * to operator, developer and reserve, then the credits in their order, which decides ties. A leaf's content is a JSON array of its
+ * fields. A miner who knows the root needs only the steps from its own credit to check it.
+ *
+ * Version 2 stands in the order of the addresses, which is the same in every database, and says from which moment on shares count
+ * where the window goes by time. Version 1 stood in the order of account ids and did not say it; it is made and checked as ever,
+ * because what was published stays as it is.
  *
  * Refused by the decoder: everything that is not exactly this, also fields more than these. The check names every place where a
  * statement disagrees with itself, with the rules of its scheme, or with the shares.
@@ -20,8 +24,12 @@ import { decodeSplit, expandSplits } from './shares.ts';
 import { creditErrorOf, formErrorOf, isRecord, rootErrorOf } from './statement-form.ts';
 import { climbsTo, type SumLeaf, type SumNode, stepsOf, sumTree } from './sum-tree.ts';
 
+/** New rounds have the newest; a round keeps the one that it was published in. */
+export const STATEMENT_VERSION = 2;
+export type StatementVersion = 1 | typeof STATEMENT_VERSION;
+
 export type RoundStatement = {
-  version: 1;
+  version: StatementVersion;
   pool: string;
   scheme: Scheme;
   network: Network;
@@ -34,6 +42,8 @@ export type RoundStatement = {
     boundary: { seq: string; work: string; countedWork: string } | null;
     totalWork: string;
     wantedWork: string | null;
+    /** Where the window goes by time: nothing accepted at or before this moment counts. Not in version 1. */
+    afterMs?: number | null;
     rule: string;
   };
   /** What our coinbase in the chain pays. */
@@ -68,17 +78,24 @@ const STATEMENT_CHARACTERS_MAX = 50_000_000;
 /** More disagreements than this are counted and not told. */
 const FINDINGS_MAX = 100;
 
-const REMAINDER_RULE =
+const MS_PER_DAY = 86_400_000;
+
+const REMAINDER_RULE_1 =
   'operator: floor(reward * sum(work * fee) / (sum(work) * 10^6)); developer: the same with donation; ' +
   'all the rest to the credits in proportion to work * (10^6 - fee - donation), each the floor of its quota, ' +
   'what is left one satoshi each to the largest fractions, ties to the credit that stands first';
+const REMAINDER_RULES: Readonly<Record<StatementVersion, string>> = {
+  1: REMAINDER_RULE_1,
+  2: `${REMAINDER_RULE_1}; credits stand in the order of their addresses`,
+};
 
 /**
- * The statement of a settled round. `credits` one per account; all of them have `paidSats`, or none. What is neither credited nor
- * operator's or developer's went to the reserve. The same facts give the same statement, whenever it is made. Throws RangeError
- * when more was given out than the reward.
+ * The statement of a settled round, in the version it was or is published in. `credits` one per account; all of them have
+ * `paidSats`, or none. What is neither credited nor operator's or developer's went to the reserve. The same facts give the same
+ * statement, whenever it is made. Throws RangeError when more was given out than the reward.
  */
 export function makeStatement(round: {
+  statementVersion: StatementVersion;
   pool: string;
   scheme: Scheme;
   network: Network;
@@ -92,13 +109,15 @@ export function makeStatement(round: {
   const { block, window, rewardSats, operatorSats, developerSats } = round;
   const { hashDisplay, height, foundAtMs } = block;
   const { boundary, wantedWork } = window;
-  const credits = [...round.credits].sort((a, b) => (a.accountId < b.accountId ? -1 : 1));
+  const version = round.statementVersion;
+  const afterMs = version === 1 ? undefined : window.afterMs;
+  const credits = sortCredits(version, round.credits);
   let reserveSats = rewardSats - operatorSats - developerSats;
   for (const { creditSats } of credits) reserveSats -= creditSats;
   if (reserveSats < 0n) throw new RangeError(`${-reserveSats} sat more than the reward`);
   const bits = block.bits.toString(16).padStart(8, '0');
   const unrooted = {
-    version: 1 as const,
+    version,
     pool: round.pool,
     scheme: round.scheme,
     network: round.network,
@@ -113,13 +132,18 @@ export function makeStatement(round: {
       },
       totalWork: window.totalWork.toString(),
       wantedWork: wantedWork === null ? null : wantedWork.toString(),
-      rule: describeWindow(round.scheme, wantedWork, networkWorkOfBits(block.bits)),
+      ...(afterMs === undefined ? {} : { afterMs }),
+      rule: describeWindow(round.scheme, {
+        wantedWork,
+        networkWork: networkWorkOfBits(block.bits),
+        spanMs: spanOf(foundAtMs, afterMs),
+      }),
     },
     rewardSats: rewardSats.toString(),
     operatorSats: operatorSats.toString(),
     developerSats: developerSats.toString(),
     reserveSats: reserveSats.toString(),
-    remainderRule: REMAINDER_RULE,
+    remainderRule: REMAINDER_RULES[version],
     credits: credits.map(
       ({ address, work, feePpm, donationPpm, creditSats, paidSats }): StatementCredit => ({
         address,
@@ -132,6 +156,16 @@ export function makeStatement(round: {
     ),
   };
   return { ...unrooted, root: rootOf(unrooted) };
+}
+
+/** Members or credits of a round in the order in which its statement has them, which decides ties. */
+export function sortCredits<T extends { accountId: bigint; address: string }>(
+  version: StatementVersion,
+  credits: readonly T[],
+): T[] {
+  return [...credits].sort((a, b) =>
+    (version === 1 ? a.accountId < b.accountId : a.address < b.address) ? -1 : 1,
+  );
 }
 
 /** A statement as the text that is published. */
@@ -200,12 +234,26 @@ export function verifyProof(proof: CreditProof, root: RoundStatement['root']): b
   return climbsTo(creditLeaf(proof.credit), steps, nodeOf(root));
 }
 
+/** How long before the find a window by time begins; null where it does not go by time, or does not say. */
+function spanOf(foundAtMs: number, afterMs: number | null | undefined): number | null {
+  return afterMs === null || afterMs === undefined ? null : foundAtMs - afterMs;
+}
+
 /** What counted, in words, from what a round's record holds. */
-function describeWindow(scheme: Scheme, wantedWork: bigint | null, networkWork: bigint): string {
+function describeWindow(
+  scheme: Scheme,
+  facts: { wantedWork: bigint | null; networkWork: bigint; spanMs: number | null },
+): string {
+  const { wantedWork, networkWork, spanMs } = facts;
   switch (scheme) {
     case 'pplns':
     case 'direct': {
-      if (wantedWork === null) return 'all shares accepted in the days before the find';
+      if (wantedWork === null && spanMs === null)
+        return 'all shares accepted in the days before the find';
+      if (wantedWork === null) {
+        const days = (spanMs as number) / MS_PER_DAY;
+        return `all shares accepted in the ${days} days before the find, ending with the finding share`;
+      }
       const thousandths = (wantedWork * 1000n + networkWork / 2n) / networkWork;
       const factor = `${thousandths / 1000n}.${(thousandths % 1000n).toString().padStart(3, '0')}`;
       return (
@@ -247,7 +295,9 @@ function leavesOf(statement: Unrooted): SumLeaf[] {
     ...[block.hash, block.height, block.bits, block.foundAtMs],
     ...[window.firstSeq, window.lastSeq],
     boundary && [boundary.seq, boundary.work, boundary.countedWork],
-    ...[window.totalWork, window.wantedWork, window.rule],
+    ...[window.totalWork, window.wantedWork],
+    ...(version === 1 ? [] : [window.afterMs]),
+    window.rule,
     ...[rewardSats, remainderRule, statement.credits.length],
   ];
   return [
@@ -288,14 +338,21 @@ class Findings {
 }
 
 function checkWindow(statement: RoundStatement, findings: Findings): void {
-  const { scheme, window, block, credits } = statement;
+  const { version, scheme, window, block, credits } = statement;
   const firstSeq = BigInt(window.firstSeq);
   const lastSeq = BigInt(window.lastSeq);
   const totalWork = BigInt(window.totalWork);
   const wantedWork = window.wantedWork === null ? null : BigInt(window.wantedWork);
   const networkWork = networkWorkOfBits(Number.parseInt(block.bits, 16));
-  findings.compare('rule', window.rule, describeWindow(scheme, wantedWork, networkWork));
-  findings.compare('remainder rule', statement.remainderRule, REMAINDER_RULE);
+  const spanMs = spanOf(block.foundAtMs, window.afterMs);
+  const rule = describeWindow(scheme, { wantedWork, networkWork, spanMs });
+  findings.compare('rule', window.rule, rule);
+  findings.compare('remainder rule', statement.remainderRule, REMAINDER_RULES[version]);
+  if (version !== 1) {
+    checkTime(statement, spanMs, findings);
+    if (credits.some(({ address }, at) => at > 0 && address <= credits[at - 1]!.address))
+      findings.add('credits: not in the order of their addresses');
+  }
   if (firstSeq > lastSeq + 1n) findings.add(`window: begins at ${firstSeq}, ends at ${lastSeq}`);
   if (wantedWork !== null && scheme !== 'pplns' && scheme !== 'direct') {
     findings.add(`window: scheme ${scheme} does not ask for an amount of work`);
@@ -314,6 +371,20 @@ function checkWindow(statement: RoundStatement, findings: Findings): void {
   let creditedWork = 0n;
   for (const { work } of credits) creditedWork += BigInt(work);
   findings.compare('total work', totalWork, creditedWork);
+}
+
+/** A window by time begins whole days before the find; no other has a moment at which it begins. */
+function checkTime(
+  { scheme, window }: RoundStatement,
+  spanMs: number | null,
+  findings: Findings,
+): void {
+  const isByTime = window.wantedWork === null && (scheme === 'pplns' || scheme === 'direct');
+  if (!isByTime) {
+    if (spanMs !== null) findings.add('window: begins at a moment and does not go by time');
+  } else if (spanMs === null) findings.add('window: goes by time and does not say from when');
+  else if (spanMs <= 0 || spanMs % MS_PER_DAY !== 0)
+    findings.add(`window: begins ${spanMs} ms before the find, which is no number of days`);
 }
 
 function checkAmounts(statement: RoundStatement, findings: Findings): void {
@@ -366,7 +437,10 @@ function checkShares(
   let boundarySeen = false;
   let previousSeq: bigint | null = null;
   let isRising: boolean | null = null;
-  for (const { seq, address, work } of shares) {
+  const { afterMs = null } = window;
+  for (const { seq, address, work, acceptedAtMs } of shares) {
+    if (afterMs !== null && acceptedAtMs <= afterMs)
+      findings.add(`share ${seq}: accepted before the window begins`);
     if (previousSeq !== null) {
       isRising ??= seq > previousSeq;
       const isNext = isRising ? seq > previousSeq : seq < previousSeq;

@@ -203,16 +203,8 @@ export async function exportRound(
   if (trouble !== null) return refuse(desk, trouble);
   desk.print(`${file}: the statement of block ${statement.block.hash}.`);
   if (sharesFile !== undefined) {
-    const rules = desk.pools.find(({ id }) => id === round.pool);
-    const isByTime =
-      round.wantedWork === null && (round.scheme === 'pplns' || round.scheme === 'direct');
-    const days = isByTime && rules?.window.kind === 'days' ? rules.window.days : null;
-    const shares = readWindowShares(db, {
-      pool: round.pool,
-      firstSeq: round.firstSeq,
-      lastSeq: round.lastSeq,
-      afterMs: days === null ? null : round.foundAtMs - days * 86_400_000,
-    });
+    const afterMs = round.afterMs ?? afterMsOfOld(desk, round);
+    const shares = readWindowShares(db, { ...round, afterMs });
     const sharesTrouble = await writeNewFile(sharesFile, encodeShares(statement, shares));
     if (sharesTrouble !== null) return refuse(desk, sharesTrouble);
     findings.push(...recount(statement, sharesFile));
@@ -220,6 +212,15 @@ export async function exportRound(
   }
   for (const finding of findings) desk.complain(`WRONG  ${printable(finding)}`);
   return findings.length === 0 ? EXIT.done : EXIT.finding;
+}
+
+/** Rounds of version 1 do not say when a window by time begins: by the days of the configuration, which may be others than then. */
+function afterMsOfOld(desk: Desk, round: FullRound): number | null {
+  const { pool, scheme, statementVersion, wantedWork, foundAtMs } = round;
+  const isByTime = wantedWork === null && (scheme === 'pplns' || scheme === 'direct');
+  if (statementVersion !== 1 || !isByTime) return null;
+  const window = desk.pools.find(({ id }) => id === pool)?.window;
+  return window?.kind === 'days' ? foundAtMs - window.days * 86_400_000 : null;
 }
 
 /** Whether the shares just written are all that the round counted. */

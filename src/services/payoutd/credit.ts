@@ -21,7 +21,12 @@ import type { RoundMember } from '../../core/ledger/round.ts';
 import type { PoolRules, Scheme, ShareWindow } from '../../core/ledger/rules.ts';
 import type { SchemeResult, SchemeRule } from '../../core/ledger/schemes/scheme.ts';
 import { SCHEMES } from '../../core/ledger/schemes.ts';
-import { makeStatement } from '../../core/ledger/statement.ts';
+import {
+  makeStatement,
+  STATEMENT_VERSION,
+  type StatementVersion,
+  sortCredits,
+} from '../../core/ledger/statement.ts';
 import type { Clock, Db, Fault, Log } from '../../ports.ts';
 import { findOrMakeAccounts } from '../../store/accounts.ts';
 import {
@@ -84,6 +89,7 @@ type RoundBasis = {
   scheme: Exclude<Scheme, 'pool'>;
   window: Omit<ShareWindow, 'shares' | 'accounts'>;
   members: RoundMember[];
+  statementVersion: StatementVersion;
 };
 
 /**
@@ -159,11 +165,13 @@ async function basisOf(
   if (find.round !== null) {
     const before = await readRound(db, find.round.roundId);
     if (before === null) throw new Error(`round ${find.round.roundId} has gone`);
-    const { scheme, firstSeq, lastSeq, boundary, wantedWork, totalWork } = before;
+    const { scheme, statementVersion, firstSeq, lastSeq, boundary } = before;
+    const { wantedWork, afterMs, totalWork } = before;
     return {
       rules,
       scheme,
-      window: { firstSeq, lastSeq, boundary, wantedWork, totalWork },
+      statementVersion,
+      window: { firstSeq, lastSeq, boundary, wantedWork, afterMs, totalWork },
       // Those the coinbase paid without any work are found again in the coinbase.
       members: before.credits.filter(({ work }) => work > 0n),
     };
@@ -218,7 +226,7 @@ async function basisOf(
     ? [{ accountId: await accountOf(tools, find.account), address: find.account, work: LONE_WORK }]
     : accounts;
   const members = await membersOf(db, rules, scheme, worked, atMs);
-  return { rules, scheme, window, members };
+  return { rules, scheme, window, members, statementVersion: STATEMENT_VERSION };
 }
 
 /**
@@ -251,7 +259,7 @@ async function settle(
   facts: { find: RecordedFind; basis: RoundBasis; outputs: readonly TxOutput[] },
 ): Promise<Settled> {
   const { find, basis, outputs } = facts;
-  const { rules, scheme, window } = basis;
+  const { rules, scheme, window, statementVersion } = basis;
   const rule: SchemeRule = SCHEMES[scheme];
   const nowMs = tools.clock.nowMs();
   const reward = rewardOf(rule, rules, options.network, outputs);
@@ -262,7 +270,7 @@ async function settle(
       block: encodeHexReversed(find.hash),
       elsewhereSats: String(reward.elsewhereSats),
     });
-  const result = rule.credit(rewardSats, basis.members);
+  const result = rule.credit(rewardSats, sortCredits(statementVersion, basis.members));
   const [feeAccount, developerAccount] = await Promise.all([
     rules.feeAddress === null ? null : accountOf(tools, rules.feeAddress),
     rules.developerAddress === null ? null : accountOf(tools, rules.developerAddress),
@@ -287,6 +295,7 @@ async function settle(
   const bits = bitsOf(find);
   const hashDisplay = encodeHexReversed(find.hash);
   const statement = makeStatement({
+    statementVersion,
     pool: find.pool,
     scheme,
     network: options.network,
@@ -332,6 +341,7 @@ async function settle(
         foundAtMs: find.foundAtMs,
         creditedAtMs: nowMs,
         root,
+        statementVersion,
         creditTx: null,
         credits,
       },
@@ -664,6 +674,7 @@ function emptyWindow(lastSeq: bigint): ShareWindow {
     lastSeq,
     boundary: null,
     wantedWork: null,
+    afterMs: null,
     totalWork: 0n,
     shares: 0n,
     accounts: [],

@@ -66,7 +66,7 @@ function settleOracle(rewardSats: bigint, among: readonly RoundMember[]) {
     credits.set(one.accountId, quota.floor());
     return { id: one.accountId, fraction: quota.minus(new Rational(quota.floor())) };
   });
-  quotas.sort((a, b) => b.fraction.compare(a.fraction) || (a.id < b.id ? -1 : 1));
+  quotas.sort((a, b) => b.fraction.compare(a.fraction));
   const given = [...credits.values()].reduce((all, one) => all + one, 0n);
   for (let at = 0; BigInt(at) < rest - given; at += 1) {
     credits.set(quotas[at]!.id, credits.get(quotas[at]!.id)! + 1n);
@@ -134,7 +134,7 @@ test('with a fee for each, more work pays less by no more than the rounding of t
   );
 });
 
-test('the order of the members does not matter, and credits come by account id', () => {
+test('credits stand in the order of the members, which decides ties and nothing else', () => {
   const shuffled = members.chain((among) =>
     fc.tuple(
       fc.constant(among),
@@ -143,14 +143,35 @@ test('the order of the members does not matter, and credits come by account id',
   );
   fc.assert(
     fc.property(reward, shuffled, (rewardSats, [one, other]) => {
-      const result = settleRound(rewardSats, one);
-      assert.deepEqual(result, settleRound(rewardSats, other));
+      const [result, again] = [settleRound(rewardSats, one), settleRound(rewardSats, other)];
+      for (const [members, { credits }] of [
+        [one, result],
+        [other, again],
+      ] as const)
+        assert.deepEqual(
+          credits.map((credit) => credit.accountId),
+          members.map((member) => member.accountId),
+        );
       assert.deepEqual(
-        result.credits.map((credit) => credit.accountId),
-        one.map((member) => member.accountId),
+        [result.operatorSats, result.developerSats],
+        [again.operatorSats, again.developerSats],
       );
+      const before = new Map(again.credits.map((credit) => [credit.accountId, credit.creditSats]));
+      for (const { accountId, creditSats } of result.credits) {
+        const difference = creditSats - before.get(accountId)!;
+        assert.ok(difference >= -1n && difference <= 1n);
+      }
     }),
   );
+  const twins = membersOf([
+    { work: 1n, feePpm: 0, donationPpm: 0 },
+    { work: 1n, feePpm: 0, donationPpm: 0 },
+  ]);
+  for (const among of [twins, twins.toReversed()])
+    assert.deepEqual(
+      settleRound(3n, among).credits.map((credit) => credit.creditSats),
+      [2n, 1n],
+    );
 });
 
 test('who donates more than the fee leaves donates what it leaves', () => {

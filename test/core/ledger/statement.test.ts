@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { type RoundMember, settleRound } from '../../../src/core/ledger/round.ts';
-import type { ExportedShare, Scheme } from '../../../src/core/ledger/rules.ts';
+import type { ExportedShare, PoolRules, Scheme } from '../../../src/core/ledger/rules.ts';
 import { SCHEMES } from '../../../src/core/ledger/schemes.ts';
 import { expandSplits } from '../../../src/core/ledger/shares.ts';
 import {
@@ -12,33 +13,44 @@ import {
   makeStatement,
   proofOf,
   type RoundStatement,
+  type StatementVersion,
+  sortCredits,
   verifyProof,
   verifyStatement,
 } from '../../../src/core/ledger/statement.ts';
 import { createRandom } from '../../tools/random.ts';
 
 const REWARD = 312_500_001n;
+const FOUND_MS = Date.UTC(2026, 10, 21, 12);
+const DAY_MS = 86_400_000;
 const ACCOUNTS = ['bc1qone', 'bc1qtwo', 'bc1qsix', 'bc1qone*3,bc1qten*1', 'bc1qfew'];
 
 type Round = Parameters<typeof makeStatement>[0];
 
-/** A round of a small log: its window by the rules, its credits, and the shares as they would be exported. */
-function roundOf(scheme: Scheme, seed: number): { facts: Round; shares: ExportedShare[] } {
+/**
+ * A round of a small log, a share every two hours: its window by the rules (about half of the log), its credits, and the shares as they
+ * would be exported.
+ */
+function roundOf(
+  scheme: Scheme,
+  seed: number,
+  more: { window?: PoolRules['window']; version?: StatementVersion } = {},
+): { facts: Round; shares: ExportedShare[] } {
+  const { window = { kind: 'work', factorPpm: 20_000n }, version = 2 } = more;
   const random = createRandom(seed);
   const log: ExportedShare[] = Array.from({ length: 12 }, (_, at) => ({
     seq: BigInt(1_000 + 3 * at),
     address: random.pick(ACCOUNTS),
     work: BigInt(random.u32()) << 8n,
-    acceptedAtMs: 1_000_000 + at,
+    acceptedAtMs: FOUND_MS - (12 - at) * 4 * 3_600_000,
   }));
   const bits = 0x1d00ffff;
   const span = SCHEMES[scheme].span({
     seq: log.at(-1)!.seq,
-    foundAtMs: 2_000_000,
+    foundAtMs: FOUND_MS,
     networkWork: 1n << 48n,
     previousSeq: 1_010n,
-    // About half of the log's work, so that a share stands at the edge.
-    window: { kind: 'work', factorPpm: 20_000n },
+    window,
   });
   const shares: ExportedShare[] = [];
   let boundary: Round['window']['boundary'] = null;
@@ -46,6 +58,7 @@ function roundOf(scheme: Scheme, seed: number): { facts: Round; shares: Exported
   for (const share of [...log].reverse()) {
     if (span === null || room === 0n) break;
     if (span.kind === 'since' && share.seq <= span.afterSeq) break;
+    if (span.kind === 'time' && share.acceptedAtMs <= span.afterMs) break;
     shares.unshift(share);
     if (room === null) continue;
     if (share.work > room) {
@@ -73,7 +86,7 @@ function roundOf(scheme: Scheme, seed: number): { facts: Round; shares: Exported
       donationPpm: random.pick([0, 500]),
     }),
   );
-  const result = SCHEMES[scheme].credit(REWARD, members);
+  const result = SCHEMES[scheme].credit(REWARD, sortCredits(version, members));
   const totalWork = members.reduce((sum, { work }) => sum + work, 0n);
   const pays = SCHEMES[scheme].settles === 'coinbase';
   // The coinbase pays the first what operator and developer should have; that is carried.
@@ -82,16 +95,18 @@ function roundOf(scheme: Scheme, seed: number): { facts: Round; shares: Exported
   return {
     shares,
     facts: {
+      statementVersion: version,
       pool: 'main',
       scheme,
       network: 'mainnet',
-      block: { hashDisplay: '0a'.repeat(32), height: 840_001, bits, foundAtMs: 2_000_000 },
+      block: { hashDisplay: '0a'.repeat(32), height: 840_001, bits, foundAtMs: FOUND_MS },
       window: {
         firstSeq: shares[0]?.seq ?? lastSeq + 1n,
         lastSeq,
         boundary,
         totalWork,
         wantedWork: span?.kind === 'work' ? span.work : null,
+        afterMs: span?.kind === 'time' ? span.afterMs : null,
       },
       rewardSats: REWARD,
       operatorSats: result.operatorSats,
@@ -134,8 +149,10 @@ function* placesOf(
 
 for (const scheme of Object.keys(SCHEMES) as Scheme[]) {
   test(`${scheme}: a statement agrees with itself, its shares, and its text`, () => {
-    for (let seed = 1; seed <= 20; seed += 1) {
-      const { facts, shares } = roundOf(scheme, seed);
+    for (let seed = 1; seed <= 40; seed += 1) {
+      const version = seed % 2 === 0 ? 2 : 1;
+      const byDays = seed % 4 < 2 ? { window: { kind: 'days', days: 1 } as const } : {};
+      const { facts, shares } = roundOf(scheme, seed, { version, ...byDays });
       const statement = makeStatement(facts);
       assert.equal(findingsOf(statement), '');
       assert.equal(findingsOf(statement, shares), '');
@@ -269,6 +286,158 @@ test('under a root that fits, rules find every change but of what only chain and
   assert.match(findingsOf(asks), /scheme prop does not ask for an amount of work/);
 });
 
+/** As it was written by the program that knew version 1 only. */
+function oldStatement(name: string): string {
+  return readFileSync(
+    new URL(`../../vectors/statement/${name}-version-1.json`, import.meta.url),
+    'utf8',
+  );
+}
+
+test('what was published in version 1 verifies, proves its credits, and is made again to the byte', () => {
+  for (const name of ['pplns-by-work', 'pplns-by-days']) {
+    const text = oldStatement(name);
+    const decoded = decodeStatement(text);
+    assert.ok(decoded.ok);
+    const { statement } = decoded;
+    const { credits, window, block } = statement;
+    const shares = credits.map(({ address, work }, at) => ({
+      seq: BigInt(11 + at),
+      address,
+      work: BigInt(work),
+      acceptedAtMs: block.foundAtMs - 100_000,
+    }));
+    assert.equal(findingsOf(statement, shares), '');
+    for (const { address } of credits)
+      assert.ok(verifyProof(proofOf(statement, address)!, statement.root));
+    // Two did the same work, and the satoshi that was left went to the older account.
+    assert.equal(BigInt(credits[0]!.creditSats) - BigInt(credits[1]!.creditSats), 1n);
+    const facts: Round = {
+      statementVersion: 1,
+      pool: 'main',
+      scheme: 'pplns',
+      network: 'mainnet',
+      block: {
+        hashDisplay: block.hash,
+        height: block.height,
+        bits: Number.parseInt(block.bits, 16),
+        foundAtMs: block.foundAtMs,
+      },
+      window: {
+        firstSeq: BigInt(window.firstSeq),
+        lastSeq: BigInt(window.lastSeq),
+        boundary: null,
+        totalWork: BigInt(window.totalWork),
+        wantedWork: window.wantedWork === null ? null : BigInt(window.wantedWork),
+        afterMs: null,
+      },
+      rewardSats: BigInt(statement.rewardSats),
+      operatorSats: BigInt(statement.operatorSats),
+      developerSats: BigInt(statement.developerSats),
+      credits: credits.map((credit, at) => ({
+        ...credit,
+        accountId: BigInt(at + 1),
+        work: BigInt(credit.work),
+        creditSats: BigInt(credit.creditSats),
+        paidSats: null,
+      })),
+    };
+    assert.equal(encodeStatement(makeStatement(facts)), text);
+    // The older form is no way around the rules of the newer one.
+    const asNew = changed(statement, ['version'], 2);
+    assert.match(findingsOf(asNew), /window: wrong fields/);
+    const named = changed(asNew, ['window', 'afterMs'], null);
+    assert.match(findingsOf(reroot(named)), /not in the order of their addresses/);
+  }
+});
+
+test('ties go to the address that comes first, whatever the account ids', () => {
+  const { facts } = roundOf('prop', 1);
+  const members = ['bc1qzoe', 'bc1qamy', 'bc1qmia'].map(
+    (address): RoundMember => ({
+      accountId: 0n,
+      address,
+      work: 1n << 50n,
+      feePpm: 0,
+      donationPpm: 0,
+    }),
+  );
+  for (const ids of [
+    [1n, 2n, 3n],
+    [3n, 2n, 1n],
+    [2n, 3n, 1n],
+  ]) {
+    const named = members.map((member, at) => ({ ...member, accountId: ids[at]! }));
+    const statement = makeStatement({
+      ...facts,
+      window: { ...facts.window, totalWork: 3n << 50n },
+      ...settleRound(REWARD, sortCredits(2, named)),
+    });
+    assert.equal(findingsOf(statement), '');
+    assert.deepEqual(
+      statement.credits.map(({ address, creditSats }) => [address, creditSats]),
+      [
+        ['bc1qamy', '104166667'],
+        ['bc1qmia', '104166667'],
+        ['bc1qzoe', '104166667'],
+      ],
+    );
+    const odd = settleRound(REWARD + 1n, sortCredits(2, named)).credits;
+    assert.deepEqual(
+      odd.map(({ address, creditSats }) => [address, creditSats]),
+      [
+        ['bc1qamy', 104_166_668n],
+        ['bc1qmia', 104_166_667n],
+        ['bc1qzoe', 104_166_667n],
+      ],
+    );
+  }
+});
+
+test('a window by time says from when, and a moved bound is found', () => {
+  for (const scheme of ['pplns', 'direct'] as const) {
+    for (let seed = 1; seed <= 10; seed += 1) {
+      const { facts, shares } = roundOf(scheme, seed, { window: { kind: 'days', days: 1 } });
+      const honest = makeStatement(facts);
+      assert.equal(honest.window.afterMs, FOUND_MS - DAY_MS);
+      assert.match(honest.window.rule, /in the 1 days before the find/);
+      assert.ok(shares.length > 3 && shares.length < 12);
+      assert.equal(findingsOf(honest, shares), '');
+      const move = (afterMs: number | null) =>
+        makeStatement({ ...facts, window: { ...facts.window, afterMs } });
+      for (const ms of [1, -1, 3_600_000, -3_600_000])
+        assert.match(findingsOf(move(FOUND_MS - DAY_MS + ms)), /is no number of days/, `${ms}`);
+      assert.match(findingsOf(move(null)), /does not say from when/);
+      assert.match(findingsOf(move(FOUND_MS)), /is no number of days/);
+      assert.match(findingsOf(move(FOUND_MS + DAY_MS)), /is no number of days/);
+      // By a whole day: the statement alone says two days where the pool promises one, the rule names them, and so does the root.
+      const earlier = move(FOUND_MS - 2 * DAY_MS);
+      assert.match(earlier.window.rule, /in the 2 days before the find/);
+      assert.notEqual(earlier.root.hash, honest.root.hash);
+      assert.match(findingsOf({ ...earlier, root: honest.root }), /^root: /m);
+      assert.match(
+        findingsOf(reroot(changed(honest, ['window', 'afterMs'], FOUND_MS - 2 * DAY_MS))),
+        /^rule: /m,
+      );
+      // Shares of before the bound that were smuggled in stand there with their time.
+      const early = shares.map((share, at) =>
+        at === 0 ? { ...share, acceptedAtMs: FOUND_MS - DAY_MS } : share,
+      );
+      assert.match(
+        findingsOf(honest, early),
+        new RegExp(`share ${shares[0]!.seq}: accepted before the window begins`),
+      );
+      const wide = roundOf(scheme, seed, { window: { kind: 'days', days: 2 } });
+      const window = { ...wide.facts.window, afterMs: FOUND_MS - DAY_MS };
+      const said = makeStatement({ ...wide.facts, window });
+      assert.match(findingsOf(said, wide.shares), /accepted before the window begins/);
+    }
+  }
+  const byWork = roundOf('pplns', 3).facts;
+  const both = makeStatement({ ...byWork, window: { ...byWork.window, afterMs: 1_000 } });
+  assert.match(findingsOf(both), /does not go by time/);
+});
+
 test('a forger who changes work or the window consistently is found by the shares', () => {
   const { facts, shares } = roundOf('pplns', 4);
   assert.ok(facts.window.boundary !== null && shares.length > 3);
@@ -359,7 +528,14 @@ test('a coinbase that paid its finder because no share is on record verifies, an
       paidSats: REWARD,
     },
   ];
-  const window = { firstSeq: 6n, lastSeq: 5n, boundary: null, totalWork: 1n, wantedWork: null };
+  const window = {
+    firstSeq: 6n,
+    lastSeq: 5n,
+    boundary: null,
+    totalWork: 1n,
+    wantedWork: null,
+    afterMs: null,
+  };
   const lone = {
     ...roundOf('solo', 1).facts,
     window,
@@ -389,7 +565,7 @@ test('every credit is proved by its steps; no other credit, root or step passes'
     const statement = makeStatement({
       ...facts,
       window: { ...facts.window, totalWork },
-      ...settleRound(REWARD, members),
+      ...settleRound(REWARD, sortCredits(2, members)),
     });
     for (const at of new Set([0, count >> 1, count - 1])) {
       const proof = proofOf(statement, `bc1q${at}`)!;

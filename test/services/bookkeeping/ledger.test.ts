@@ -174,10 +174,33 @@ for (const kind of SERVER_KINDS) {
         window,
       });
       assert.equal(statement.window.wantedWork, null);
+      assert.equal(statement.window.afterMs, statement.block.foundAtMs - 86_400_000);
+      // Whatever the configuration says by now.
       const name = `${kind.name}-days`;
+      const paths = ['--file', file(name), '--shares', file(`${name}-shares`)];
+      assert.deepEqual((await sitAt(db).ledger('export-round', hash, ...paths)).faults, []);
+      assert.deepEqual(JSON.parse(readFileSync(file(name), 'utf8')), statement);
+    });
+
+    test('a round that was published in version 1 is exported as it was', async () => {
+      const db = await server.freshDatabase();
+      await mine(db, { from: 1, count: 50, accounts: [ann, bob] });
+      const window = { kind: 'days' as const, days: 1 };
+      const { hash, statement } = await credit(db, {
+        height: 101,
+        seq: 50n,
+        rewardSats: REWARD_SATS,
+        finder: ann,
+        window,
+        statementVersion: 1,
+      });
+      assert.equal(statement.version, 1);
+      const name = `${kind.name}-version-1`;
       const desk = sitAt(db, { pools: [{ ...MAIN, window }] });
       const paths = ['--file', file(name), '--shares', file(`${name}-shares`)];
       assert.deepEqual((await desk.ledger('export-round', hash, ...paths)).faults, []);
+      assert.deepEqual(JSON.parse(readFileSync(file(name), 'utf8')), statement);
+      assert.equal((await desk.ledger('audit', '--rounds')).exitCode, 0);
     });
 
     test('audit: all right, and a hand in the tables is found', async () => {

@@ -8,7 +8,13 @@ import { networkWorkOfBits } from '../../../src/core/ledger/reward.ts';
 import type { PoolRules, Scheme } from '../../../src/core/ledger/rules.ts';
 import { SCHEMES } from '../../../src/core/ledger/schemes.ts';
 import { expandSplits } from '../../../src/core/ledger/shares.ts';
-import { makeStatement, type RoundStatement } from '../../../src/core/ledger/statement.ts';
+import {
+  makeStatement,
+  type RoundStatement,
+  STATEMENT_VERSION,
+  type StatementVersion,
+  sortCredits,
+} from '../../../src/core/ledger/statement.ts';
 import type { ShareRecord } from '../../../src/messages/share.ts';
 import type { Db } from '../../../src/ports.ts';
 import { type Desk, EXIT, type ExitCode } from '../../../src/services/bookkeeping/desk.ts';
@@ -104,10 +110,12 @@ export async function credit(
     scheme?: Exclude<Scheme, 'pool'>;
     donationPpm?: number;
     window?: PoolRules['window'];
+    statementVersion?: StatementVersion;
   },
 ): Promise<{ hash: string; statement: RoundStatement; roundId: bigint }> {
   const { height, seq, rewardSats } = block;
   const scheme = block.scheme ?? 'pplns';
+  const statementVersion = block.statementVersion ?? STATEMENT_VERSION;
   const blockHash = hashOf(1_000_000 + height);
   const foundAtMs = NOON_MS + Number(seq - 1n) * 10;
   await recordCandidate(db, {
@@ -139,6 +147,7 @@ export async function credit(
     boundary: null,
     totalWork: 0n,
     wantedWork: null,
+    afterMs: null,
     accounts: [],
   };
   return db.transaction(async (tx) => {
@@ -153,9 +162,10 @@ export async function credit(
     }));
     const { credits, operatorSats, developerSats, reserveSats } = SCHEMES[scheme].credit(
       rewardSats,
-      members,
+      sortCredits(statementVersion, members),
     );
     const statement = makeStatement({
+      statementVersion,
       pool: 'main',
       scheme,
       network: 'regtest',
@@ -199,6 +209,9 @@ export async function credit(
       foundAtMs,
       creditedAtMs: foundAtMs,
       root: decodeHex(statement.root.hash)!,
+      statementVersion,
+      // Rounds of version 1 did not keep it.
+      afterMs: statementVersion === 1 ? null : bounds.afterMs,
       creditTx: txSeq,
       credits: credits.map((one) => ({ ...one, paidSats: null })),
     });

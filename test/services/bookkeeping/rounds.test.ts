@@ -10,6 +10,8 @@ import {
   encodeStatement,
   makeStatement,
   type RoundStatement,
+  STATEMENT_VERSION,
+  sortCredits,
 } from '../../../src/core/ledger/statement.ts';
 import { writeNewFile } from '../../../src/services/bookkeeping/files.ts';
 import {
@@ -62,7 +64,8 @@ function makeRound(hashDisplay = 'ab'.repeat(32)): {
   const rewardSats = 312_500_011n;
   const totalWork = members.reduce((sum, { work }) => sum + work, 0n);
   const statement = makeStatement({
-    ...SCHEMES.pplns.credit(rewardSats, members),
+    ...SCHEMES.pplns.credit(rewardSats, sortCredits(STATEMENT_VERSION, members)),
+    statementVersion: STATEMENT_VERSION,
     pool: 'main',
     scheme: 'pplns',
     network: 'regtest',
@@ -73,6 +76,7 @@ function makeRound(hashDisplay = 'ab'.repeat(32)): {
       boundary,
       totalWork,
       wantedWork: totalWork,
+      afterMs: null,
     },
     rewardSats,
   });

@@ -330,6 +330,7 @@ async function verifyRound(db: Db, roundId: bigint): Promise<void> {
   assert.ok(round);
   const { pool, scheme, height, bits, foundAtMs, rewardSats, operatorSats, developerSats } = round;
   const statement = makeStatement({
+    statementVersion: round.statementVersion,
     pool,
     scheme,
     network: 'regtest',
@@ -353,10 +354,10 @@ export const active = (): boolean => true;
 
 /**
  * Who gets what of a reward, worked out satoshi by satoshi from the shares themselves: the window from the newest share backwards, fees
- * first, then one division and the left-over to the largest remainders. `shares` oldest first, in units of work; ids decide ties.
+ * first, then one division and the left-over to the largest remainders, ties to the first address. `shares` oldest first, in units of work.
  */
 export function oracleSplit(facts: {
-  shares: readonly { name: string; id: number; work: bigint }[];
+  shares: readonly { name: string; work: bigint }[];
   wanted: bigint | null;
   rewardSats: bigint;
   feePpm: (name: string) => number;
@@ -364,12 +365,10 @@ export function oracleSplit(facts: {
 }): { credits: Map<string, bigint>; operator: bigint; developer: bigint } {
   let left = facts.wanted;
   const work = new Map<string, bigint>();
-  const ids = new Map<string, number>();
   for (const share of facts.shares.toReversed()) {
     const taken = left === null || share.work < left ? share.work : left;
     if (left !== null) left -= taken;
     work.set(share.name, (work.get(share.name) ?? 0n) + taken);
-    ids.set(share.name, share.id);
   }
   const names = [...work.keys()].filter((name) => work.get(name)! > 0n);
   const total = names.reduce((sum, name) => sum + work.get(name)!, 0n);
@@ -388,7 +387,8 @@ export function oracleSplit(facts: {
   let given = [...credits.values()].reduce((sum, sats) => sum + sats, 0n);
   const byRemainder = names.toSorted((a, b) => {
     const difference = ((rest * weight(b)) % weights) - ((rest * weight(a)) % weights);
-    return difference !== 0n ? Number(difference > 0n) * 2 - 1 : ids.get(a)! - ids.get(b)!;
+    if (difference !== 0n) return difference > 0n ? 1 : -1;
+    return addressOf(a) < addressOf(b) ? -1 : 1;
   });
   for (let at = 0; given < rest; at++) {
     const name = byRemainder[at]!;

@@ -45,8 +45,7 @@ for (const kind of SERVER_KINDS) {
 
     test('a block is credited to the satoshi, mature at 101 confirmations, and spendable then', async () => {
       const world = await make();
-      const shares: { name: string; id: number; work: bigint }[] = [];
-      const ids = ['alice', 'bob', 'carol'];
+      const shares: { name: string; work: bigint }[] = [];
       for (const [name, percent] of [
         ['carol', 70],
         ['alice', 50],
@@ -56,18 +55,16 @@ for (const kind of SERVER_KINDS) {
         ['carol', 3],
       ] as const) {
         await world.share(name, percent);
-        shares.push({ name, id: ids.indexOf(name), work: work(percent) });
+        shares.push({ name, work: work(percent) });
       }
       const cycle = world.start();
       await cycle.run(active);
       assert.deepEqual(await world.balances(), {});
       await world.find('bob', { percent: 1, valueSats: 5_000_012_345n });
-      shares.push({ name: 'bob', id: 1, work: work(1) });
+      shares.push({ name: 'bob', work: work(1) });
       await cycle.run(active);
-      // Account ids are given as names first mine: carol, alice, bob.
-      const order = ['carol', 'alice', 'bob'];
       const right = oracleSplit({
-        shares: shares.map((share) => ({ ...share, id: order.indexOf(share.name) })),
+        shares,
         wanted: 2n * NETWORK_WORK,
         rewardSats: 5_000_012_345n,
         feePpm: () => 10_000,
@@ -112,6 +109,39 @@ for (const kind of SERVER_KINDS) {
         countedWork: NETWORK_WORK / 2n,
       });
       assert.equal(round?.totalWork, 2n * NETWORK_WORK);
+    });
+
+    test('a window by days counts what was accepted in them, and its round says from when', async () => {
+      const world = await make({ feePpm: 0, window: { kind: 'days', days: 1 } });
+      await world.share('old', 100);
+      world.pass(86_400_000 - 1_000);
+      await world.share('new', 75);
+      const { hash } = await world.find('new', { percent: 25, valueSats: 100n });
+      const foundAtMs = world.nowMs();
+      await world.start().run(active);
+      assert.deepEqual(await world.balances(), { chain: -100n, 'miner-immature new': 100n });
+      const round = await readRound(world.db, hash);
+      assert.deepEqual(
+        [round?.firstSeq, round?.wantedWork, round?.afterMs, round?.statementVersion],
+        [2n, null, foundAtMs - 86_400_000, 2],
+      );
+    });
+
+    test('of equal parts the first address has the satoshi that is left, whoever came first', async () => {
+      const names = ['alice', 'bob', 'carol'];
+      for (const order of [names, names.toReversed()]) {
+        const world = await make({ feePpm: 0 });
+        for (const name of order) await world.share(name, 10);
+        await world.find('dave', { percent: 10, valueSats: 41n });
+        await world.start().run(active);
+        const [lucky] = [...names, 'dave'].sort((a, b) => (addressOf(a) < addressOf(b) ? -1 : 1));
+        for (const name of [...names, 'dave'])
+          assert.equal(
+            await world.balance('miner-immature', { name }),
+            name === lucky ? 11n : 10n,
+            name,
+          );
+      }
     });
 
     test("the window is measured by the block's own difficulty", async () => {
@@ -360,9 +390,9 @@ for (const kind of SERVER_KINDS) {
       await world.start().run(active);
       const right = oracleSplit({
         shares: [
-          { name: 'alice', id: 1, work: work(60) },
-          { name: 'bob', id: 2, work: work(90) },
-          { name: 'fees', id: 3, work: work(30) },
+          { name: 'alice', work: work(60) },
+          { name: 'bob', work: work(90) },
+          { name: 'fees', work: work(30) },
         ],
         wanted: 2n * NETWORK_WORK,
         rewardSats: 1_000_000_007n,

@@ -483,6 +483,10 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     );
     const works = expandAccounts(tape, window.accounts);
     const members: OracleMember[] = [];
+    // Ties go to the address that comes first.
+    const addresses = credits.map((credit) => addressOf.get(credit.account_id)!).sort();
+    const places = new Map(addresses.map((address, at) => [address, BigInt(at)]));
+    const standsAt = (address: string): bigint => places.get(address)!;
     for (const credit of credits) {
       const address = addressOf.get(credit.account_id)!;
       const work = works.get(address) ?? 0n;
@@ -492,7 +496,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
       // Who was paid by the coinbase without any work has no rate.
       if (work > 0n) judgeRates(address, find.pool, credit.fee_ppm, credit.donation_ppm, what);
       members.push({
-        id: credit.account_id,
+        id: standsAt(address),
         work,
         feePpm: credit.fee_ppm,
         donationPpm: credit.donation_ppm,
@@ -513,7 +517,7 @@ export function createJudge(db: Db, facts: JudgeFacts) {
     }
     for (const credit of credits) {
       const address = addressOf.get(credit.account_id)!;
-      const shouldSats = should.credits.get(credit.account_id)!;
+      const shouldSats = should.credits.get(standsAt(address))!;
       if (credit.credit_sats !== shouldSats)
         fail(
           'split',
