@@ -8,6 +8,7 @@
 
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { isAbsolute, join, resolve } from 'node:path';
+import type { KafkaSecurity, KafkaTls } from './adapters/bus/kafka-security.ts';
 import { decodeSettingsFile, FILE_BYTES_MAX, type ReadFile, type Written } from './config/file.ts';
 import {
   checkText,
@@ -97,7 +98,8 @@ export type Config = MoneyConfig & {
 /** What only the services over Kafka have. */
 export type StackConfig = {
   service: ServiceName;
-  kafka: { brokers: readonly string[]; groupId: string };
+  /** Holds a password. */
+  kafka: { brokers: readonly string[]; groupPrefix: string; security: KafkaSecurity };
   /** Null: each process remembers by itself. Holds a password. */
   redisUrl: string | null;
   influx: InfluxAddress | null;
@@ -235,6 +237,8 @@ function describeStack({ service, kafka, redisUrl, influx }: StackConfig): Recor
   return {
     service,
     kafka: kafka.brokers,
+    kafkaTls: kafka.security.tls === null ? 'off' : 'on',
+    kafkaUser: kafka.security.sasl?.username ?? 'none',
     redis: redisUrl === null ? 'off' : '(set)',
     influx: influx === null ? 'off' : influx.url,
   };
@@ -247,7 +251,9 @@ export function secretsOf(config: Config): string[] {
   );
   const token = config.stack?.influx?.token ?? null;
   if (token !== null) secrets.push(token, token.slice(token.indexOf(':') + 1));
-  const { redisUrl, influx } = config.stack ?? {};
+  const { redisUrl, influx, kafka } = config.stack ?? {};
+  const kafkaPassword = kafka?.security.sasl?.password;
+  if (kafkaPassword !== undefined) secrets.push(kafkaPassword);
   for (const text of [config.database.url, redisUrl, influx?.url]) {
     const { password } = URL.parse(text ?? '') ?? {};
     if (password === undefined || password === '') continue;
@@ -677,7 +683,8 @@ function combine(given: Combining): Config | null {
 }
 
 /** Kafka and what stands beside it; null in the single process. */
-function combineStack({ sources, values, found, errors }: Combining): StackConfig | null {
+function combineStack(given: Combining): StackConfig | null {
+  const { sources, values, found, errors } = given;
   const service = sources.service ?? null;
   if (service === null) return null;
   if (!found.has('kafkaBrokers'))
@@ -692,7 +699,11 @@ function combineStack({ sources, values, found, errors }: Combining): StackConfi
     );
   return {
     service,
-    kafka: { brokers: values.kafkaBrokers ?? [], groupId: values.kafkaGroup },
+    kafka: {
+      brokers: values.kafkaBrokers ?? [],
+      groupPrefix: values.kafkaGroup,
+      security: combineKafkaSecurity(given),
+    },
     redisUrl: values.redisUrl,
     influx:
       values.influxUrl === null
@@ -705,6 +716,70 @@ function combineStack({ sources, values, found, errors }: Combining): StackConfi
             dialect: values.influxDialect,
           },
   };
+}
+
+/** Half of it, or what would have no effect, is a fault: whoever writes it believes that his connections are safe. */
+function combineKafkaSecurity(given: Combining): KafkaSecurity {
+  const { values, found, errors, warnings } = given;
+  const where = (name: SettingName) => found.get(name)?.where ?? SETTINGS[name].env;
+  const tlsFiles = (['kafkaCaFile', 'kafkaCertFile', 'kafkaKeyFile'] as const).filter(
+    (name) => values[name] !== null,
+  );
+  if (values.kafkaTls === 'off' && tlsFiles.length > 0)
+    errors.push(`${where(tlsFiles[0]!)} has no effect while KAFKA_TLS is off: set KAFKA_TLS=on.`);
+  const { kafkaMechanism: mechanism, kafkaUsername: username, kafkaPassword: password } = values;
+  const lacking = (['kafkaMechanism', 'kafkaUsername', 'kafkaPassword'] as const).filter(
+    (name) => values[name] === null,
+  );
+  if (lacking.length > 0 && lacking.length < 3) {
+    const names = lacking.map((name) => SETTINGS[name].env).join(' and ');
+    errors.push(
+      `${names} ${lacking.length === 1 ? 'is' : 'are'} missing: KAFKA_SASL_MECHANISM, KAFKA_USERNAME and KAFKA_PASSWORD go together.`,
+    );
+  }
+  const far = values.kafkaBrokers?.find(
+    (broker) => !/^(localhost|127\.\d+\.\d+\.\d+|\[::1\]):\d+$/.test(broker),
+  );
+  if (mechanism === 'PLAIN' && values.kafkaTls === 'off' && far !== undefined)
+    warnings.push(
+      `${where('kafkaMechanism')} is PLAIN and KAFKA_TLS is off: the password goes to ${far} where everybody on the way can read it.`,
+    );
+  return {
+    tls: values.kafkaTls === 'off' ? null : combineKafkaTls(given),
+    sasl:
+      mechanism === null || username === null || password === null
+        ? null
+        : { mechanism, username, password },
+  };
+}
+
+function combineKafkaTls({ sources, values, errors, warnings }: Combining): KafkaTls {
+  const caFile = values.kafkaCaFile === null ? null : locate(sources, values.kafkaCaFile);
+  if (caFile !== null) {
+    const pem = readPem(sources, caFile, 'certificate', errors);
+    if (pem !== null && !isCertificate(pem))
+      errors.push(`${show(caFile)} (KAFKA_TLS_CA_FILE) holds no certificate in PEM form.`);
+  }
+  const { kafkaCertFile, kafkaKeyFile } = values;
+  if ((kafkaCertFile === null) !== (kafkaKeyFile === null))
+    errors.push(
+      `${kafkaCertFile === null ? 'KAFKA_TLS_CERT_FILE' : 'KAFKA_TLS_KEY_FILE'} is missing: certificate and key go together.`,
+    );
+  if (kafkaCertFile === null || kafkaKeyFile === null) return { caFile, client: null };
+  const client = {
+    certFile: locate(sources, kafkaCertFile),
+    keyFile: locate(sources, kafkaKeyFile),
+  };
+  errors.push(...checkCertificate(sources, client.certFile, client.keyFile, warnings));
+  return { caFile, client };
+}
+
+function isCertificate(pem: string): boolean {
+  try {
+    return new X509Certificate(pem).subject !== undefined;
+  } catch {
+    return false;
+  }
 }
 
 /** Any of these says: there is a node. */

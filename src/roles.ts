@@ -3,6 +3,7 @@
  */
 
 import type { PostgresAddress } from './adapters/db/postgres.ts';
+import type { StackConfig } from './config.ts';
 import type { Network } from './core/bitcoin/network.ts';
 import type { NodeAddress } from './core/node/rpc.ts';
 import type { LogOptions } from './log.ts';
@@ -32,7 +33,7 @@ export type ThreadData = { log: LogOptions } & (
     }
   | {
       role: 'broker';
-      kafka: { brokers: readonly string[]; groupId: string };
+      kafka: StackConfig['kafka'];
       /** Name of the gateway. */
       gateway: string;
       journalDirectory: string;

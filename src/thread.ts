@@ -204,13 +204,7 @@ async function startRole(
       };
     }
     case 'broker': {
-      const { kafka: address, gateway } = data;
-      const kafka = createKafkaBus({
-        log,
-        brokers: address.brokers,
-        groupPrefix: address.groupId,
-        clientId: gateway,
-      });
+      const kafka = createKafkaBus({ log, clientId: data.gateway, ...data.kafka });
       const link = await linkKafka({ bus, kafka, join: joinMain, log, meter });
       const source = await openJournalReader({
         disk: createDisk(),
@@ -223,7 +217,7 @@ async function startRole(
         source,
         bus: kafka,
         log,
-        marks: { gateway, settledThroughMs: () => Number(Atomics.load(settled, 0)) },
+        marks: { gateway: data.gateway, settledThroughMs: () => Number(Atomics.load(settled, 0)) },
       });
       return {
         status: (): BrokerStatus => ({

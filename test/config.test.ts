@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { generate } from 'selfsigned';
 import { type FileBytes, readLocalFile } from '../src/config/file.ts';
 import { SERVICES, type ServiceName } from '../src/config/services.ts';
 import { SETTINGS, type Setting, UNREAD } from '../src/config/settings.ts';
@@ -428,6 +429,13 @@ test('every setting changes something, by flag and by environment alike', () => 
     payoutBumpAfter: '1h',
     kafkaBrokers: 'a,b:9093',
     kafkaGroup: 'other',
+    kafkaTls: 'on',
+    kafkaCaFile: '',
+    kafkaCertFile: '',
+    kafkaKeyFile: '',
+    kafkaMechanism: '',
+    kafkaUsername: '',
+    kafkaPassword: '',
     redisUrl: 'redis://h',
     influxUrl: 'http://h:8086',
     influxToken: 'x',
@@ -546,7 +554,11 @@ test('every service starts with the settings of all, and keeps what is its own',
     const { config, warnings } = good({ env: { ...served, INSTANCE_ID: '3' }, service });
     assert.deepEqual(config.stack, {
       service,
-      kafka: { brokers: ['kafka1:9092', 'kafka2:9093'], groupId: 'headframe' },
+      kafka: {
+        brokers: ['kafka1:9092', 'kafka2:9093'],
+        groupPrefix: 'headframe',
+        security: { tls: null, sasl: null },
+      },
       redisUrl: served.REDIS_URL,
       influx: {
         url: 'http://i:8086/',
@@ -579,6 +591,62 @@ test('every service starts with the settings of all, and keeps what is its own',
     ]);
     assert.doesNotMatch(JSON.stringify(describeConfig(config), plain), /canary/);
   }
+});
+
+test('Kafka over TLS and with a password: whole or not at all', async () => {
+  const ca = await generate([{ name: 'commonName', value: 'a' }], { algorithm: 'sha256' });
+  const files = {
+    '/srv/pool/ca.pem': bytesOf(ca.cert),
+    '/srv/pool/key.pem': bytesOf(ca.private),
+    '/srv/pool/junk.pem': bytesOf('junk'),
+  };
+  const of = (env: Record<string, string>) => ({
+    env: { ...served, ...env },
+    files,
+    service: 'shareproc' as const,
+  });
+  const user = { KAFKA_USERNAME: 'pool', KAFKA_PASSWORD: 'canary-kafka' };
+  const scram = { ...user, KAFKA_SASL_MECHANISM: 'SCRAM-SHA-512' };
+  const tls = { KAFKA_TLS: 'on', KAFKA_TLS_CA_FILE: 'ca.pem' };
+
+  const { config, warnings } = good(
+    of({ ...tls, ...scram, KAFKA_TLS_CERT_FILE: 'ca.pem', KAFKA_TLS_KEY_FILE: 'key.pem' }),
+  );
+  assert.deepEqual(config.stack!.kafka.security, {
+    tls: {
+      caFile: '/srv/pool/ca.pem',
+      client: { certFile: '/srv/pool/ca.pem', keyFile: '/srv/pool/key.pem' },
+    },
+    sasl: { mechanism: 'SCRAM-SHA-512', username: 'pool', password: 'canary-kafka' },
+  });
+  assert.deepEqual(warnings, []);
+  assert.ok(secretsOf(config).includes('canary-kafka'));
+  assert.doesNotMatch(JSON.stringify(describeConfig(config), plain), /canary/);
+
+  for (const [env, words] of [
+    [{ KAFKA_TLS_CA_FILE: 'ca.pem' }, /has no effect while KAFKA_TLS is off/],
+    [{ ...tls, KAFKA_TLS_KEY_FILE: 'key.pem' }, /KAFKA_TLS_CERT_FILE is missing/],
+    [{ ...tls, KAFKA_TLS_CERT_FILE: 'ca.pem' }, /KAFKA_TLS_KEY_FILE is missing/],
+    [{ KAFKA_TLS: 'on', KAFKA_TLS_CA_FILE: 'none.pem' }, /does not exist/],
+    [{ KAFKA_TLS: 'on', KAFKA_TLS_CA_FILE: 'junk.pem' }, /holds no certificate/],
+    [user, /KAFKA_SASL_MECHANISM is missing/],
+    [{ ...scram, KAFKA_PASSWORD: '' }, /KAFKA_PASSWORD is empty/],
+    [{ KAFKA_SASL_MECHANISM: 'PLAIN' }, /KAFKA_USERNAME and KAFKA_PASSWORD are missing/],
+    [{ KAFKA_SASL_MECHANISM: 'GSSAPI' }, /is not one of PLAIN/],
+    [{ KAFKA_TLS: 'maybe' }, /is not one of off, on/],
+  ] as [Record<string, string>, RegExp][]) {
+    const said = errorsOf(of(env)).split('\n');
+    assert.match(said[0]!, words);
+    assert.equal(said.length, env.KAFKA_PASSWORD === '' ? 2 : 1, said.join('\n'));
+    assert.doesNotMatch(said.join(), /canary/);
+  }
+
+  const plainUser = { ...user, KAFKA_SASL_MECHANISM: 'PLAIN' };
+  const warned = (env: Record<string, string>) =>
+    good(of({ ...plainUser, ...env })).warnings.join();
+  assert.match(warned({}), /the password goes to kafka1:9092 where everybody/);
+  assert.equal(warned(tls), '');
+  assert.equal(warned({ KAFKA_BROKERS: 'localhost,127.0.0.1:9093,[::1]:9094' }), '');
 });
 
 test('each service says in one line what it lacks', () => {

@@ -43,6 +43,8 @@ export type KafkaOptions = {
   port?: number;
   /** More lines of server.properties. */
   settings?: Readonly<Record<string, string>>;
+  /** Further doors beside the open one: security protocol by port, named `SASL_SSL_9093` and so on. */
+  listeners?: Readonly<Record<number, 'SSL' | 'SASL_SSL' | 'SASL_PLAINTEXT'>>;
 };
 
 const POM = join(import.meta.dirname, 'kafka.pom.xml');
@@ -102,14 +104,24 @@ async function startOnce(options: KafkaOptions): Promise<KafkaServer> {
   const logFile = join(directory, 'kafka.log');
   const [freePort, controllerPort] = await findFreePorts(2);
   const port = options.port ?? (freePort as number);
+  const more = Object.entries(options.listeners ?? {}).map(([at, protocol]) => ({
+    name: `${protocol}_${at}`,
+    at,
+    protocol,
+  }));
+  const open = [`PLAINTEXT://127.0.0.1:${port}`];
+  for (const { name, at } of more) open.push(`${name}://127.0.0.1:${at}`);
   const settings: Record<string, string> = {
     'process.roles': 'broker,controller',
     'node.id': '1',
     'controller.quorum.voters': `1@127.0.0.1:${controllerPort}`,
-    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
-    'advertised.listeners': `PLAINTEXT://127.0.0.1:${port}`,
+    listeners: [...open, `CONTROLLER://127.0.0.1:${controllerPort}`].join(','),
+    'advertised.listeners': open.join(','),
     'controller.listener.names': 'CONTROLLER',
-    'listener.security.protocol.map': 'CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT',
+    'listener.security.protocol.map': [
+      'CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT',
+      ...more.map(({ name, protocol }) => `${name}:${protocol}`),
+    ].join(','),
     'log.dirs': join(directory, 'data'),
     'offsets.topic.replication.factor': '1',
     // 50 would be as many files for a single node.

@@ -616,6 +616,49 @@ export const SETTINGS = {
       'How the names of our consumer groups begin. All services of a pool must agree; two pools must not share brokers.',
     note: 'Founding default gomp.',
   }),
+  kafkaTls: always(
+    'KAFKA_TLS',
+    'kafka.tls.mode',
+    choice(['off', 'on'], { true: 'on', false: 'off' }),
+    'off',
+    {
+      stack: true,
+      description: 'on: connections to Kafka are encrypted, and its certificate is checked.',
+    },
+  ),
+  kafkaCaFile: perhaps('KAFKA_TLS_CA_FILE', 'kafka.tls.ca_file', path(), 'those that Node trusts', {
+    stack: true,
+    description:
+      'Certificates, PEM, of those who may sign that of a broker. This file and the next two are read again for every connection.',
+  }),
+  kafkaCertFile: perhaps('KAFKA_TLS_CERT_FILE', 'kafka.tls.cert_file', path(), 'none', {
+    stack: true,
+    description: 'Certificate of ours, PEM, for a Kafka that wants to see one.',
+  }),
+  kafkaKeyFile: perhaps('KAFKA_TLS_KEY_FILE', 'kafka.tls.key_file', path(), 'none', {
+    stack: true,
+    description: 'Its private key, PEM, without a passphrase.',
+  }),
+  kafkaMechanism: perhaps(
+    'KAFKA_SASL_MECHANISM',
+    'kafka.sasl_mechanism',
+    choice(['PLAIN', 'SCRAM-SHA-256', 'SCRAM-SHA-512']),
+    'Kafka is not told who we are, but by a certificate',
+    {
+      stack: true,
+      description:
+        'How user and password are shown to Kafka. PLAIN sends the password as it is: only with KAFKA_TLS.',
+    },
+  ),
+  kafkaUsername: perhaps('KAFKA_USERNAME', 'kafka.username', text(256), 'none', {
+    stack: true,
+    description: 'User at Kafka.',
+  }),
+  kafkaPassword: perhaps('KAFKA_PASSWORD', 'kafka.password', text(256), 'none', {
+    stack: true,
+    secret: true,
+    description: 'Password of that user.',
+  }),
   redisUrl: perhaps('REDIS_URL', 'redis.url', redisUrl(), 'each process remembers by itself', {
     stack: true,
     secret: true,

@@ -3,7 +3,7 @@
  * submissions out as well, if that is easily done. Shares go out from the journal (`shipper.ts`), not through here.
  */
 import type { KafkaBus, KafkaStatus } from '../adapters/bus/kafka.ts';
-import { TopicsRefusedError } from '../adapters/bus/kafka-topics.ts';
+import { UnusableKafkaError } from '../adapters/bus/kafka-topics.ts';
 import type { MemoryBus } from '../adapters/bus/memory.ts';
 import { decodeJobNews, decodeTemplateBody } from '../messages/codec.ts';
 import type { Meter } from '../meter.ts';
@@ -34,7 +34,7 @@ export async function linkKafka(tools: {
   const { bus, kafka, log, meter } = tools;
   let refused: string | null = null;
   kafka.ready.catch((error) => {
-    if (error instanceof TopicsRefusedError) refused = error.message;
+    if (error instanceof UnusableKafkaError) refused = error.message;
   });
 
   for (const topic of ['block.candidates', 'block.outcome'] as const) {

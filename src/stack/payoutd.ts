@@ -113,9 +113,8 @@ async function keepShareLog(
   async function begin(): Promise<void> {
     const bus = createKafkaBus({
       log,
-      brokers: config.stack.kafka.brokers,
-      groupPrefix: config.stack.kafka.groupId,
       clientId: `${config.instance.gateway} share log`,
+      ...config.stack.kafka,
     });
     try {
       const shareLog = await startShareLog(

@@ -8,7 +8,7 @@
  */
 import { bridge } from '../adapters/bus/bridge.ts';
 import { createKafkaBus, type KafkaBus } from '../adapters/bus/kafka.ts';
-import { TopicsRefusedError } from '../adapters/bus/kafka-topics.ts';
+import { UnusableKafkaError } from '../adapters/bus/kafka-topics.ts';
 import type { MemoryBus } from '../adapters/bus/memory.ts';
 import { type CountedCache, createMemoryCache } from '../adapters/cache/memory.ts';
 import { createRedisCache } from '../adapters/cache/redis.ts';
@@ -220,7 +220,13 @@ export async function serve(
 
   const { kafka, service } = config.stack;
   const instance = instanceName(config);
-  const quiet: Log = { ...log, info: log.debug, warn: log.debug, child: () => quiet };
+  const quiet: Log = {
+    ...log,
+    info: log.debug,
+    warn: log.debug,
+    error: log.debug,
+    child: () => quiet,
+  };
   const reporter = startReporter(
     {
       clock,
@@ -228,9 +234,8 @@ export async function serve(
       bus: createKafkaBus({
         // The service's own bus says what there is to say.
         log: quiet,
-        brokers: kafka.brokers,
-        groupPrefix: kafka.groupId,
         clientId: `${instance} report`,
+        ...kafka,
       }),
       notReady,
     },
@@ -271,8 +276,7 @@ export async function serve(
 
 /** The bus of all processes. Topics that cannot be used end the process. */
 export function openBus(frame: Frame, config: ServiceConfig, clientId: string): KafkaBus {
-  const { brokers, groupId } = config.stack.kafka;
-  const bus = createKafkaBus({ log: frame.log, brokers, groupPrefix: groupId, clientId });
+  const bus = createKafkaBus({ log: frame.log, clientId, ...config.stack.kafka });
   frame.keep('bus', () => bus.stop());
   frame.watch(() => {
     const { connected, lastError } = bus.status();
@@ -280,7 +284,7 @@ export function openBus(frame: Frame, config: ServiceConfig, clientId: string): 
   });
   frame.show({ figures: () => kafkaFigures(bus.status()) });
   bus.ready.catch((error) => {
-    if (error instanceof TopicsRefusedError) frame.fail(error.message, EX_CONFIG);
+    if (error instanceof UnusableKafkaError) frame.fail(error.message, EX_CONFIG);
   });
   return bus;
 }

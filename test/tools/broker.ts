@@ -72,7 +72,7 @@ export async function startTestBroker(
 }
 
 /** A test that is killed takes its broker with it. Returns what ends the watch. */
-function watchOver(pid: number, directory: string): () => void {
+export function watchOver(pid: number, directory: string): () => void {
   const script =
     'while kill -0 "$1" 2>/dev/null; do sleep 1; done; kill -9 "$2" 2>/dev/null; rm -rf "$3"';
   const child = spawn('sh', ['-c', script, 'sh', String(process.pid), String(pid), directory], {

@@ -7,8 +7,8 @@ import { type Admin, ConfigResourceTypes, findErrorBy } from '@platformatic/kafk
 import { TOPICS, type Topic, type TopicName } from '../../messages/topics.ts';
 import type { Log } from '../../ports.ts';
 
-/** A topic stands in the way and only its owner can mend it; waiting does not help. */
-export class TopicsRefusedError extends Error {}
+/** Something over there stands in the way that only its owner can mend; waiting does not help. */
+export class UnusableKafkaError extends Error {}
 
 const MIB = 1024 * 1024;
 const MINUTE_MS = 60_000;
@@ -22,7 +22,7 @@ export function batchBytesMax(topic: Topic): number {
 
 /**
  * Creates the topics that are missing and checks the others. Resolves when all are as they must be; rejects with
- * `TopicsRefusedError` for what the operator must mend, and with the client's own error while the broker cannot be asked.
+ * `UnusableKafkaError` for what the operator must mend, and with the client's own error while the broker cannot be asked.
  */
 export async function ensureTopics(tools: { admin: Admin; log: Log }): Promise<void> {
   const { admin, log } = tools;
@@ -45,7 +45,7 @@ export async function ensureTopics(tools: { admin: Admin; log: Log }): Promise<v
     faults.push(...faultsOf(name, settings));
     warnOfRetention(name, settings, log);
   }
-  if (faults.length > 0) throw new TopicsRefusedError(faults.join('; '));
+  if (faults.length > 0) throw new UnusableKafkaError(faults.join('; '));
 }
 
 async function createTopic(admin: Admin, name: TopicName): Promise<void> {
@@ -60,7 +60,7 @@ async function createTopic(admin: Admin, name: TopicName): Promise<void> {
     if (findErrorBy(error as Error, 'apiId', 'TOPIC_ALREADY_EXISTS') !== null) return;
     for (const refusal of ['TOPIC_AUTHORIZATION_FAILED', 'CLUSTER_AUTHORIZATION_FAILED']) {
       if (findErrorBy(error as Error, 'apiId', refusal) !== null) {
-        throw new TopicsRefusedError(
+        throw new UnusableKafkaError(
           `topic "${name}" is missing, and this client may not create it`,
         );
       }

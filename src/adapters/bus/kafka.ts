@@ -5,16 +5,17 @@
  * A broker that is away is tried for ever, with pauses that grow; nothing here ends a process. Topics are created or checked first,
  * and what they must be stands in `kafka-topics.ts`.
  */
-import { Admin, Consumer, Producer } from '@platformatic/kafka';
+import { Admin, type Connection, Consumer, Producer } from '@platformatic/kafka';
 import { topicOf } from '../../messages/topics.ts';
 import type { Bus, Log } from '../../ports.ts';
-import { createKafkaHealth } from './kafka-health.ts';
+import { createKafkaHealth, isRefusal } from './kafka-health.ts';
 import { type KafkaReader, type ReaderStatus, startKafkaReader } from './kafka-reader.ts';
+import { connectionOptions, isNamed, type KafkaSecurity } from './kafka-security.ts';
 import { createKafkaSender, type KafkaSender } from './kafka-sender.ts';
-import { ensureTopics, TopicsRefusedError } from './kafka-topics.ts';
+import { ensureTopics, UnusableKafkaError } from './kafka-topics.ts';
 
 export type KafkaBus = Bus & {
-  /** Resolves when the topics are as they must be; rejects with `TopicsRefusedError` for what the operator must mend. */
+  /** Resolves when the topics are as they must be; rejects with `UnusableKafkaError` for what the operator must mend. */
   ready: Promise<void>;
   status(): KafkaStatus;
 };
@@ -34,6 +35,8 @@ export type KafkaBusOptions = {
   log: Log;
   /** `host:port`, one or more. */
   brokers: readonly string[];
+  /** Absent: in the open, as nobody. */
+  security?: KafkaSecurity;
   /** Groups of ours on the broker are called `<groupPrefix>.<group>.<topic>`. */
   groupPrefix: string;
   /** How the broker's own log calls us. */
@@ -67,10 +70,12 @@ const RETRY_MAX_MS = 1_000;
 const SEND_OUT_MS = 500;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 2_000;
+/** Whoever comes with a wrong password too often may be locked out. */
+const REFUSED_PAUSE_MAX_MS = 5_000;
 
 /** A bus over these brokers. Opens no connection before it returns, and none of its calls needs a broker to be there. */
 export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
-  const { log, groupPrefix } = options;
+  const { log, groupPrefix, brokers, security } = options;
   const publishTimeoutMs = options.publishTimeoutMs ?? 10_000;
   const sessionMs = options.sessionMs ?? 10_000;
   const stopTimeoutMs = options.stopTimeoutMs ?? 5_000;
@@ -79,7 +84,8 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   const rebalanceMs = sessionMs + 5_000;
   const client = {
     clientId: options.clientId,
-    bootstrapBrokers: [...options.brokers],
+    bootstrapBrokers: [...brokers],
+    ...(security === undefined ? {} : connectionOptions(security, brokers, log)),
     connectTimeout: CONNECT_TIMEOUT_MS,
     requestTimeout: REQUEST_TIMEOUT_MS,
     metadataMaxAge: METADATA_MAX_AGE_MS,
@@ -95,6 +101,21 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   let isStopped = false;
   let wake: () => void = () => {};
 
+  /**
+   * A broker that refuses a certificate says so when the connection stands already; and one that refuses a password may cut it off when
+   * the client does not listen any more.
+   */
+  function listened<Client extends Admin | Consumer | Producer>(made: Client): Client {
+    const hear = (error: Error): void => health.overhear(error);
+    const listen = ({ connection }: { connection?: Connection }): void => {
+      connection?.off('error', hear);
+      connection?.on('error', hear);
+    };
+    made.on('client:broker:sasl:handshake', listen);
+    made.on('client:broker:connect', listen);
+    return made;
+  }
+
   /** Until the broker has answered; again when something failed, for a broker may come back without topics. */
   function checkTopics(): Promise<void> {
     checking ??= checkUntilAnswered().finally(() => {
@@ -104,9 +125,11 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   }
 
   async function checkUntilAnswered(): Promise<void> {
-    for (let pauseMs = PAUSE_MIN_MS; !isStopping; pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS)) {
-      const admin = new Admin(client);
+    for (let pauseMs = PAUSE_MIN_MS; !isStopping; ) {
+      const admin = listened(new Admin(client));
+      let pauseMaxMs = PAUSE_MAX_MS;
       try {
+        if (client.tlsServerName) await checkNames(admin);
         await ensureTopics({ admin, log });
         topicsReady = true;
         health.fine('topics');
@@ -114,7 +137,8 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
       } catch (error) {
         topicsReady = false;
         health.failed('topics', error);
-        if (error instanceof TopicsRefusedError) throw error;
+        if (error instanceof UnusableKafkaError) throw error;
+        if (isRefusal(error)) pauseMaxMs = REFUSED_PAUSE_MAX_MS;
       } finally {
         admin.close().catch(() => {});
       }
@@ -126,8 +150,20 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
           resolve();
         };
       });
+      pauseMs = Math.min(pauseMs * 2, pauseMaxMs);
     }
     throw new Error('the bus is stopped');
+  }
+
+  /** Over TLS the client tells every broker its name, and can not where that is a number. */
+  async function checkNames(admin: Admin): Promise<void> {
+    const found = await admin.metadata({ topics: [] });
+    const numbered = Array.from(found.brokers.values(), ({ host, port }) => `${host}:${port}`);
+    const first = numbered.find((one) => !isNamed(one));
+    if (first === undefined) return;
+    throw new UnusableKafkaError(
+      `the broker calls itself ${first}, and KAFKA_BROKERS gives names: over TLS both must be names, or both addresses`,
+    );
   }
 
   const ready = checkTopics();
@@ -138,41 +174,45 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   }
 
   function openProducer(): Producer {
-    const producer = new Producer({
-      ...client,
-      idempotent: true,
-      retries: RETRIES,
-      retryDelay: (_client, _operation, attempt) =>
-        Math.min(RETRY_MIN_MS * 2 ** Math.min(attempt, 10), RETRY_MAX_MS),
-      timeout: publishTimeoutMs,
-      // Less than the time of a publish: a broker that hangs is left, and asked again over a new connection.
-      requestTimeout: Math.ceil(publishTimeoutMs / 2),
-    });
+    const producer = listened(
+      new Producer({
+        ...client,
+        idempotent: true,
+        retries: RETRIES,
+        retryDelay: (_client, _operation, attempt) =>
+          Math.min(RETRY_MIN_MS * 2 ** Math.min(attempt, 10), RETRY_MAX_MS),
+        timeout: publishTimeoutMs,
+        // Less than the time of a publish: a broker that hangs is left, and asked again over a new connection.
+        requestTimeout: Math.ceil(publishTimeoutMs / 2),
+      }),
+    );
     (producer as NodeJS.EventEmitter).on('error', () => {});
     return producer;
   }
 
   function openFetcher(): Consumer {
-    return new Consumer({ ...client, groupId: groupPrefix, autocommit: false });
+    return listened(new Consumer({ ...client, groupId: groupPrefix, autocommit: false }));
   }
 
   function openMember(groupId: string, beforeJoin: () => Promise<void>): Consumer {
-    return new Consumer({
-      ...client,
-      groupId,
-      autocommit: false,
-      sessionTimeout: sessionMs,
-      rebalanceTimeout: rebalanceMs,
-      heartbeatInterval: options.heartbeatMs ?? 1_000,
-      // A join is answered when all members have joined.
-      requestTimeout: rebalanceMs + REQUEST_TIMEOUT_MS,
-      protocols: [{ name: 'roundrobin', version: 1 }],
-      // The one place where the client waits ahead of a join.
-      protocolsMetadata: async () => {
-        await beforeJoin();
-        return Buffer.alloc(0);
-      },
-    });
+    return listened(
+      new Consumer({
+        ...client,
+        groupId,
+        autocommit: false,
+        sessionTimeout: sessionMs,
+        rebalanceTimeout: rebalanceMs,
+        heartbeatInterval: options.heartbeatMs ?? 1_000,
+        // A join is answered when all members have joined.
+        requestTimeout: rebalanceMs + REQUEST_TIMEOUT_MS,
+        protocols: [{ name: 'roundrobin', version: 1 }],
+        // The one place where the client waits ahead of a join.
+        protocolsMetadata: async () => {
+          await beforeJoin();
+          return Buffer.alloc(0);
+        },
+      }),
+    );
   }
 
   return {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { ConfigResourceTypes, IncrementalAlterConfigOperationTypes } from '@platformatic/kafka';
 import { createKafkaBus, type KafkaBus } from '../../../src/adapters/bus/kafka.ts';
-import { batchBytesMax, TopicsRefusedError } from '../../../src/adapters/bus/kafka-topics.ts';
+import { batchBytesMax, UnusableKafkaError } from '../../../src/adapters/bus/kafka-topics.ts';
 import { partitionOf } from '../../../src/adapters/bus/partitioner.ts';
 import { PARTITIONS, TOPICS } from '../../../src/messages/topics.ts';
 import type { ReceivedRecord } from '../../../src/ports.ts';
@@ -346,10 +346,10 @@ else
             () => null,
             (reason: unknown) => reason,
           );
-          assert.ok(error instanceof TopicsRefusedError);
+          assert.ok(error instanceof UnusableKafkaError);
           await assert.rejects(
             bus.publish('block.outcome', [outcomeRecord('k', 1)]),
-            TopicsRefusedError,
+            UnusableKafkaError,
           );
           return error.message;
         } finally {
