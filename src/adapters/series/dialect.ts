@@ -55,7 +55,7 @@ export function writeRequest(target: InfluxTarget, dialect: Dialect): InfluxRequ
       return at(
         target,
         'api/v3/write_lp',
-        { db: bucket, precision: 'microsecond' },
+        { db: bucket, precision: 'microsecond', accept_partial: 'true' },
         'POST',
         headers,
       );
@@ -66,7 +66,7 @@ export function writeRequest(target: InfluxTarget, dialect: Dialect): InfluxRequ
   }
 }
 
-/** A question in InfluxQL. A 2 answers it by way of the mapping it makes for every bucket. */
+/** A question in InfluxQL. A 2 answers it by way of the mapping it makes for every bucket, and takes it in the address. */
 export function queryRequest(target: InfluxTarget, dialect: Dialect, text: string): InfluxRequest {
   const headers = { ...credentials(target, dialect), accept: 'application/json' };
   if (dialect === '3') {
@@ -78,8 +78,10 @@ export function queryRequest(target: InfluxTarget, dialect: Dialect, text: strin
       body: JSON.stringify({ db: target.bucket, q: text, format: 'json' }),
     };
   }
+  const parameters = { db: target.bucket, epoch: 'ms' };
+  if (dialect === '2') return at(target, 'query', { ...parameters, q: text }, 'GET', headers);
   return {
-    ...at(target, 'query', { db: target.bucket, epoch: 'ms' }, 'POST', {
+    ...at(target, 'query', parameters, 'POST', {
       ...headers,
       'content-type': 'application/x-www-form-urlencoded',
     }),
@@ -121,18 +123,32 @@ export function readRows(body: string): Record<string, unknown>[] {
   return rows;
 }
 
+/**
+ * How many of so many lines were refused while all others were written; null when the answer does not say so, and none may be there. A
+ * 3 names the lines, a 2 and a 1.x count what they dropped, and a 1.x what it could not parse as well.
+ */
+export function refusedLines(body: string, lines: number): number | null {
+  const answer = parseRecord(body);
+  const words = answer?.error ?? answer?.message;
+  if (answer === null || typeof words !== 'string' || !/\bpartial write\b/.test(words)) return null;
+  if (Array.isArray(answer.data)) {
+    const numbers = listOf(answer.data).map((line) => Number(line.line_number));
+    const named = new Set(numbers.filter((number) => number >= 1 && number <= lines));
+    return named.size === 0 ? null : named.size;
+  }
+  const dropped = Number(/\bdropped=(\d+)/.exec(words)?.[1] ?? 0);
+  const unread = words.match(/\bunable to parse\b/g)?.length ?? 0;
+  return dropped + unread === 0 ? null : Math.min(dropped + unread, lines);
+}
+
 /** The server's own words for a failure, cut. */
 export function wordsOf(body: string): string {
-  try {
-    const answer: unknown = JSON.parse(body);
-    if (isRecord(answer)) {
-      const words = answer.error ?? answer.message;
-      const [first] = listOf(answer.data);
-      const of = first === undefined ? '' : ` ${String(first.error_message ?? '')}`;
-      if (typeof words === 'string') return `${words}${of}`.slice(0, 300);
-    }
-  } catch {}
-  return body.replace(/\s+/g, ' ').slice(0, 300);
+  const answer = parseRecord(body);
+  const words = answer?.error ?? answer?.message;
+  if (typeof words !== 'string') return body.replace(/\s+/g, ' ').slice(0, 300);
+  const [first] = isRecord(answer?.data) ? [answer.data] : listOf(answer?.data);
+  const of = first === undefined ? '' : ` ${String(first.error_message ?? '')}`;
+  return `${words}${of}`.slice(0, 300);
 }
 
 function at(
@@ -159,9 +175,14 @@ function credentials(target: InfluxTarget, dialect: Dialect): Record<string, str
 }
 
 function versionIn(body: string): string | null {
+  const version = parseRecord(body)?.version;
+  return typeof version === 'string' ? version : null;
+}
+
+function parseRecord(body: string): Record<string, unknown> | null {
   try {
     const answer: unknown = JSON.parse(body);
-    return isRecord(answer) && typeof answer.version === 'string' ? answer.version : null;
+    return isRecord(answer) ? answer : null;
   } catch {
     return null;
   }

@@ -3,7 +3,8 @@
  * is away they wait in a bounded buffer, and what does not fit is dropped from the front and counted. Sending a point twice changes
  * nothing: it is the same series at the same time.
  *
- * A line that the server refuses is searched for by halving, dropped alone, and the rest is sent.
+ * Lines that the server refuses are dropped alone. Where it says that it has written the others, that is that; where it does not, the bad
+ * ones are searched for by halving, and the rest is sent.
  */
 import { promisify } from 'node:util';
 import { constants, gzip } from 'node:zlib';
@@ -17,6 +18,7 @@ import {
   pingRequest,
   queryRequest,
   readRows,
+  refusedLines,
   targetOf,
   wordsOf,
   writeRequest,
@@ -76,7 +78,9 @@ const MISSING = /"error":\s*"[^"]*\b(?:database|bucket|table|measurement)\b[^"]*
 type Answer = { status: number; body: string; retryAfterMs: number; version: string | null };
 type Outcome =
   | { kind: 'done' }
-  /** The lines are at fault. */
+  /** So many lines were refused, and all others were written. */
+  | { kind: 'partial'; refused: number; reason: string }
+  /** The lines are at fault, and none of them may be written. */
   | { kind: 'bad'; reason: string }
   | { kind: 'retry'; reason: string; waitMs: number };
 
@@ -179,7 +183,10 @@ export function openInflux(options: InfluxOptions): InfluxSeries {
     const { status } = answer;
     if (status >= 200 && status < 300) return { kind: 'done' };
     const reason = `${status} ${wordsOf(answer.body)}`;
-    if (status === 400 || status === 413 || status === 422) return { kind: 'bad', reason };
+    if (status === 400 || status === 413 || status === 422) {
+      const refused = refusedLines(answer.body, lines.length);
+      return refused === null ? { kind: 'bad', reason } : { kind: 'partial', refused, reason };
+    }
     if (status === 404) {
       isDatabaseMade = false;
       // Perhaps it is another generation now.
@@ -196,20 +203,24 @@ export function openInflux(options: InfluxOptions): InfluxSeries {
       chunk.pieces.shift();
       if (outcome.kind === 'done') {
         counts.written += piece.length;
+      } else if (outcome.kind === 'partial') {
+        counts.written += piece.length - outcome.refused;
+        refuse(piece, outcome.refused, outcome.reason);
       } else if (piece.length > 1 && chunk.splits < SPLITS_MAX) {
         chunk.splits++;
         const middle = piece.length >> 1;
         chunk.pieces.unshift(piece.slice(0, middle), piece.slice(middle));
       } else {
-        counts.refused += piece.length;
-        tell('Points were refused by the time series.', {
-          points: piece.length,
-          first: piece[0]?.slice(0, 300),
-          answer: outcome.reason,
-        });
+        refuse(piece, piece.length, outcome.reason);
       }
     }
     return { kind: 'done' };
+  }
+
+  function refuse(piece: readonly string[], points: number, answer: string): void {
+    counts.refused += points;
+    const first = points < piece.length ? {} : { first: piece[0]?.slice(0, 300) };
+    tell('Points were refused by the time series.', { points, ...first, answer });
   }
 
   function drop(chunks: readonly Chunk[]): void {
