@@ -1,17 +1,30 @@
-/** The compose files, by the structure that compose gives them; and by compose's own loader where one is on this machine. */
+/** The compose files, by the structure that compose gives them, and by compose's own loader, which holds them against the Compose Specification. */
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { batchBytesMax } from '../../src/adapters/bus/kafka-topics.ts';
 import { isServiceName, SERVICES } from '../../src/config/services.ts';
 import { readConfig } from '../../src/config.ts';
 import { TOPICS } from '../../src/messages/topics.ts';
-import { type Json, readText, readYaml, root, settingNames, usesCache } from './files.ts';
+import {
+  type Json,
+  readText,
+  readYaml,
+  root,
+  runProgram,
+  settingNames,
+  usesCache,
+} from './files.ts';
+import { findTool, sayMissing } from './tools.ts';
 
 const stack = readYaml(readText('deploy/compose.yaml'))[0]!;
 const single = readYaml(readText('deploy/single.compose.yaml'))[0]!;
-const files = { 'compose.yaml': stack, 'single.compose.yaml': single };
+const files: Readonly<Record<string, Json>> = {
+  'compose.yaml': stack,
+  'single.compose.yaml': single,
+};
 const isOurs = (service: Json) => String(service.image).includes('HEADFRAME_IMAGE');
 
 test('all seven services run, with two gateways, by commands that the design names', () => {
@@ -82,6 +95,25 @@ for (const [name, file] of Object.entries(files)) {
       for (const variable of Object.keys(service.environment ?? {}))
         assert.ok(names.has(variable), `${at}: ${variable} is no setting`);
     }
+  });
+}
+
+const loader = findTool('compose-go');
+for (const name of Object.keys(files)) {
+  test(`${name}: compose itself loads it${sayMissing(loader)}`, (t) => {
+    if (loader.program === null) return;
+    const { program } = loader;
+    const folder = mkdtempSync(join(tmpdir(), 'headframe-compose-'));
+    t.after(() => rmSync(folder, { recursive: true, force: true }));
+    copyFileSync(join(root, 'deploy/headframe.env.example'), join(folder, 'headframe.env'));
+    const text = interpolate(readText(`deploy/${name}`));
+    const load = (given: string) => {
+      writeFileSync(join(folder, name), given);
+      return runProgram(program, ['-no-interpolation', '-format', 'json', name], folder);
+    };
+    const { services } = JSON.parse(load(text)) as Json;
+    assert.deepEqual(Object.keys(services!).sort(), Object.keys(files[name]!.services!).sort());
+    assert.throws(() => load(text.replace('stop_grace_period', 'stop_grace')), /stop_grace/);
   });
 }
 
@@ -156,8 +188,12 @@ test('each service is given what it needs, the program takes it, and no secret o
     const [name] = service.command! as unknown as string[];
     assert.ok(name !== undefined && isServiceName(name), at);
     const env = Object.fromEntries(
-      Object.entries(service.environment!).map(([key, value]) => [key, interpolate(String(value))]),
+      Object.entries(service.environment!)
+        // Without a value: as deploy/.env has it, or not at all.
+        .filter(([, value]) => value !== null)
+        .map(([key, value]) => [key, interpolate(String(value))]),
     );
+    assert.equal(service.environment!.KAFKA_PASSWORD, null, at);
     const answer = readConfig({
       argv: [],
       env: {

@@ -51,6 +51,7 @@ for (const path of paths) {
     const files = all('EnvironmentFile').join(' ');
     const needs: readonly string[] = SERVICES[service].needs;
     const mayInflux = needs.includes('influx') || service === 'apiserver';
+    assert.ok(files.includes('-/etc/headframe/kafka.env'), 'Kafka');
     assert.equal(files.includes('/node.env'), needs.includes('node'), 'the node');
     assert.equal(files.includes('/database.env'), needs.includes('database'), 'the database');
     assert.equal(files.includes('/influx.env'), mayInflux, 'InfluxDB');

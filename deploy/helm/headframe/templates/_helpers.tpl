@@ -17,6 +17,7 @@ apiserver: [kafka, redis, database, influx]
 
 {{/* The secrets that come with each. */}}
 {{- define "headframe.secretOf" -}}
+kafka: KAFKA_PASSWORD
 database: DATABASE_URL
 redis: REDIS_URL
 influx: INFLUX_TOKEN
@@ -73,6 +74,14 @@ capabilities:
 
 {{- define "headframe.environment" -}}
 {{- $settings := merge (dict "SERVICE_NAME" .service "DATA_DIR" "/data" "METRICS_ADDR" "0.0.0.0" "METRICS_PORT" "9090" "LOG_FORMAT" "json") .root.Values.settings -}}
+{{- with .root.Values.kafka }}
+{{- if .tls }}{{ $_ := set $settings "KAFKA_TLS" "on" }}{{ end }}
+{{- if .certificates }}{{ $_ := set $settings "KAFKA_TLS_CA_FILE" "/kafka-tls/ca.crt" }}{{ end }}
+{{- if .clientCertificate }}
+{{- $_ := set $settings "KAFKA_TLS_CERT_FILE" "/kafka-tls/tls.crt" }}
+{{- $_ := set $settings "KAFKA_TLS_KEY_FILE" "/kafka-tls/tls.key" }}
+{{- end }}
+{{- end }}
 {{- range $name, $value := $settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
@@ -86,10 +95,27 @@ capabilities:
       name: {{ include "headframe.secretName" $.root }}
       key: {{ get $secretOf . }}
       {{- if ne . "database" }}
-      # Redis and InfluxDB may do without, and a node may be named with a cookie file.
+      # Kafka, Redis and InfluxDB may do without, and a node may be named with a cookie file.
       optional: true
       {{- end }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "headframe.kafkaMount" -}}
+{{- if .Values.kafka.certificates }}
+- name: kafka-tls
+  mountPath: /kafka-tls
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "headframe.kafkaVolume" -}}
+{{- with .Values.kafka.certificates }}
+- name: kafka-tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
 {{- end }}
 {{- end -}}
 
