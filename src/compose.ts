@@ -40,6 +40,12 @@ import { createGatewayMetrics, type PortOptions } from './services/stratumd/opti
 import { migrate } from './store/migrate.ts';
 import { type KeptThread, keepThread } from './threads.ts';
 
+/**
+ * How long a process takes at most from SIGTERM to its end; what is not done by then is left to the journal. Whoever ends it must not be
+ * quicker: deploy/ and docs/runbook.md are held against this.
+ */
+export const DRAIN_MS_MAX = 9_500;
+
 export type PoolTools = { clock: Clock; log: Log; logOptions: LogOptions; version: string };
 
 /** A pool that runs. */
@@ -48,7 +54,7 @@ export type Pool = {
   failed: Promise<{ reason: string; exitCode: number }>;
   /** Reads certificates again. */
   reload(): Promise<void>;
-  /** Drains and ends everything; resolves within ten seconds. */
+  /** Drains and ends everything; what takes longer than `DRAIN_MS_MAX` is cut off. */
   stop(): Promise<void>;
 };
 

@@ -8,7 +8,14 @@ import { createInterface } from 'node:readline/promises';
 import { parseArgs } from 'node:util';
 import packageJson from '../package.json' with { type: 'json' };
 import { createRpc } from './adapters/node/rpc.ts';
-import { type OpenDatabase, openDatabase, StartError, startPool, tryDatabase } from './compose.ts';
+import {
+  DRAIN_MS_MAX,
+  type OpenDatabase,
+  openDatabase,
+  StartError,
+  startPool,
+  tryDatabase,
+} from './compose.ts';
 import { readCommand, separateSettings } from './config/command.ts';
 import { readLocalFile } from './config/file.ts';
 import type { ServiceName } from './config/services.ts';
@@ -27,8 +34,6 @@ import { type StartService, serve } from './stack/serve.ts';
 
 const EX_FAILED = 1;
 const EX_USAGE = 2;
-/** SIGTERM must end the process within ten seconds; what is not done by then is left to the journal. */
-const STOP_MS_MAX = 9_500;
 
 const clock: Clock = { nowMs: () => Date.now() };
 
@@ -86,7 +91,7 @@ async function run(service: ServiceName | null, argv: readonly string[]): Promis
     });
     const ending = await Promise.race([stopped, pool.failed]);
     if ('reason' in ending) log.error('the pool cannot go on', ending);
-    await within(STOP_MS_MAX, pool.stop(), log);
+    await within(DRAIN_MS_MAX, pool.stop(), log);
     log.info('stopped');
     end(log, 'reason' in ending ? ending.exitCode : 0);
   } catch (error) {

@@ -64,8 +64,9 @@ test('links within the page, alerts and files lead somewhere', () => {
     assert.ok(existsSync(join(root, path)), path);
   }
   const alerts = readText('deploy/prometheus/alerts.yaml');
+  const unit = readText('deploy/systemd/headframe-stratumd@.service');
   for (const [, name] of page.matchAll(/`([A-Z][a-z]+[A-Z][A-Za-z]+)`/g))
-    assert.ok(alerts.includes(`alert: ${name}`), `alert ${name}`);
+    if (!unit.includes(`\n${name}=`)) assert.ok(alerts.includes(`alert: ${name}`), `alert ${name}`);
 });
 
 test('services and volumes of compose are called by their names', () => {
