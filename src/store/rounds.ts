@@ -257,6 +257,45 @@ export async function listRounds(
   return rows.map(roundOf);
 }
 
+/** A standing round that counts shares, and what is needed to take it back. */
+export type StandingRound = {
+  roundId: bigint;
+  blockHash: Uint8Array;
+  generation: number;
+  height: number;
+  state: 'immature' | 'mature';
+  firstSeq: bigint;
+  lastSeq: bigint;
+  creditTx: bigint | null;
+};
+
+/**
+ * Standing PROP rounds of a pool, of other blocks than this one, that count shares from `firstSeq` to `lastSeq`: shares that are paid
+ * already. By where they end, newest first; at most 1,000.
+ */
+export async function listPropOverlaps(
+  tx: Tx,
+  window: { pool: string; blockHash: Uint8Array; firstSeq: bigint; lastSeq: bigint },
+): Promise<StandingRound[]> {
+  const rows = await tx.query<RoundRow & { state: StandingRound['state'] }>(
+    `SELECT ${COLUMNS} FROM rounds
+     WHERE pool = $1 AND block_hash <> $2 AND scheme = 'prop' AND state <> 'orphaned'
+       AND last_seq >= $3 AND first_seq <= $4 AND first_seq <= last_seq
+     ORDER BY last_seq DESC LIMIT 1000`,
+    [window.pool, window.blockHash, window.firstSeq, window.lastSeq],
+  );
+  return rows.map((row) => ({
+    roundId: row.round_id,
+    blockHash: row.block_hash,
+    generation: row.generation,
+    height: row.height,
+    state: row.state,
+    firstSeq: row.first_seq,
+    lastSeq: row.last_seq,
+    creditTx: row.credit_tx,
+  }));
+}
+
 /** All generations of a block's round, the first one first. */
 export async function roundsOfBlock(db: Tx, blockHash: Uint8Array): Promise<StoredRound[]> {
   const rows = await db.query<RoundRow>(

@@ -7,6 +7,9 @@
  * the history of schemes. The posting's key is the block and the generation, so that repeating after a lost commit changes nothing, and of
  * two that credit at once the second finds the round there.
  *
+ * In PROP a share is paid by one block. Blocks are in the order of their finding shares, whichever is heard of first: one that comes late
+ * takes its shares out of the round that has them, which is taken back and credited anew with what is left, as long as it is immature.
+ *
  * Refused: a block whose record, finding share or coinbase is not there yet (it waits); a coinbase that pays nothing to where it should
  * (an alarm: a person must look).
  */
@@ -32,23 +35,25 @@ import { findOrMakeAccounts } from '../../store/accounts.ts';
 import {
   type KnownFind,
   type LastRound,
-  listStandingEnds,
   readEntries,
   readLastRound,
 } from '../../store/crediting.ts';
 import { lockLedger, type Posting, postLedger, reverseLedger } from '../../store/ledger.ts';
 import {
+  listPropOverlaps,
   type NewRound,
   type RoundCreditRow,
   readRound,
   recordRound,
+  type StandingRound,
   setRoundState,
 } from '../../store/rounds.ts';
 import { findShareSeq, lastSeqAtOrBefore, readWindow } from '../../store/windows.ts';
 import type { Alarms } from './alarms.ts';
-import { type ChainTip, locateBlock, readCoinbase } from './chain.ts';
+import { type ChainTip, readCoinbase } from './chain.ts';
 import type { LogProgress } from './log-progress.ts';
 import { membersOf } from './members.ts';
+import { isLater, type PropBounds, propBounds } from './prop.ts';
 import type { SchemeBook } from './scheme-book.ts';
 
 export type CreditTools = {
@@ -67,7 +72,8 @@ export type CreditOptions = { network: Network; pools: readonly PoolRules[] };
 
 /** `waiting`: something is not there yet; asked again in the next cycle. `nothing`: the ledger has no part in this block. */
 export type CreditAnswer =
-  | { kind: 'credited'; roundId: bigint }
+  /** `displaced`: blocks whose rounds counted shares of this one and were taken back; they are to be credited again. */
+  | { kind: 'credited'; roundId: bigint; displaced: readonly Uint8Array[] }
   | { kind: 'waiting'; reason: string }
   | { kind: 'nothing' };
 
@@ -78,6 +84,8 @@ export type RecordedFind = KnownFind & {
   account: string;
   foundAtMs: number;
 };
+
+type Tx = Pick<Db, 'query'>;
 
 const ACTOR = 'payoutd';
 /** What a coinbase outside a window's work is weighed with: any number that splits well. */
@@ -90,6 +98,8 @@ type RoundBasis = {
   window: Omit<ShareWindow, 'shares' | 'accounts'>;
   members: RoundMember[];
   statementVersion: StatementVersion;
+  /** See `PropBounds`. */
+  rivals: ReadonlySet<string>;
 };
 
 /**
@@ -99,7 +109,7 @@ type RoundBasis = {
 export async function creditFind(
   tools: CreditTools,
   options: CreditOptions,
-  task: { tip: ChainTip; find: RecordedFind; isOlderWaiting: boolean },
+  task: CreditTask,
 ): Promise<CreditAnswer> {
   const { tip, find } = task;
   const { alarms, log } = tools;
@@ -140,8 +150,11 @@ export async function creditFind(
   }
   alarms.clear(alarmKey);
   const { posting, round } = settled.make(generation);
-  const roundId = await record(tools, find, posting, round);
-  if (roundId === null) return { kind: 'waiting', reason: 'another process has credited it' };
+  const recorded = await record(tools, { find, posting, round, rivals: basis.rivals });
+  if (recorded === 'there') return { kind: 'waiting', reason: 'another process has credited it' };
+  if (recorded === 'paid')
+    return { kind: 'waiting', reason: 'another process has credited some of its shares' };
+  const { roundId, displaced } = recorded;
   log.info('a block is credited', {
     block: name,
     height: find.height,
@@ -151,31 +164,23 @@ export async function creditFind(
     rewardSats: String(round.rewardSats),
     accounts: round.credits.length,
   });
-  return { kind: 'credited', roundId };
+  for (const hash of displaced)
+    log.warn('a later block had been credited with shares of this one; it is credited anew', {
+      block: name,
+      later: encodeHexReversed(hash),
+    });
+  return { kind: 'credited', roundId, displaced };
 }
 
-/** Which shares count. A block that comes back counts what it counted before. */
+/** Which shares count. A block that comes back counts what it counted before, less what others have been paid for since. */
 async function basisOf(
   tools: CreditTools,
-  task: { tip: ChainTip; find: RecordedFind; isOlderWaiting: boolean },
+  task: CreditTask,
   rules: PoolRules,
 ): Promise<RoundBasis | Exclude<CreditAnswer, { kind: 'credited' }>> {
-  const { db, clock, schemes } = tools;
+  const { db, schemes } = tools;
   const { find } = task;
-  if (find.round !== null) {
-    const before = await readRound(db, find.round.roundId);
-    if (before === null) throw new Error(`round ${find.round.roundId} has gone`);
-    const { scheme, statementVersion, firstSeq, lastSeq, boundary } = before;
-    const { wantedWork, afterMs, totalWork } = before;
-    return {
-      rules,
-      scheme,
-      statementVersion,
-      window: { firstSeq, lastSeq, boundary, wantedWork, afterMs, totalWork },
-      // Those the coinbase paid without any work are found again in the coinbase.
-      members: before.credits.filter(({ work }) => work > 0n),
-    };
-  }
+  if (find.round !== null) return basisAgain(tools, task, rules, find.round);
   const share = await findShareSeq(db, find.hash, find.foundAtMs);
   if (share === null && !(await tools.progress.isPast(find.foundAtMs)))
     return { kind: 'waiting', reason: 'its finding share is not in the share log yet' };
@@ -188,36 +193,50 @@ async function basisOf(
   const rule = SCHEMES[scheme];
   if (rule.settles === 'reserve' && !(await schemes.isSettledThrough(rules, seq)))
     return { kind: 'waiting', reason: 'shares before it are not paid yet' };
-  if (scheme === 'prop' && task.isOlderWaiting)
-    return { kind: 'waiting', reason: 'a block before it is not credited yet' };
-  const previousSeq = scheme === 'prop' ? await previousEnd(tools, task, seq) : 0n;
-  if (previousSeq === null)
-    return { kind: 'waiting', reason: 'where the round before it ended is not known yet' };
-  const bits = bitsOf(find);
-  const span = rule.span({
-    seq,
-    foundAtMs: find.foundAtMs,
-    networkWork: networkWorkOfBits(bits),
-    previousSeq,
-    window: rules.window,
-  });
-  // Nobody's share ends a window that has no finding share: in solo it is the finder's all the same.
-  const isSolo = scheme === 'solo' && share === null;
-  const read =
-    span === null || isSolo
-      ? emptyWindow(seq)
-      : await readWindow(db, {
-          pool: find.pool,
-          lastSeq: seq,
-          span,
-          afterSeq: counted.afterSeq > 0n ? counted.afterSeq : 0n,
-        });
-  const { accounts, shares: _shares, ...window } = read;
+  if (scheme === 'prop' && task.isOlderWaiting) return OLDER_WAITS;
+  const bounds =
+    scheme === 'prop'
+      ? await propBounds(tools, { ...task, seq })
+      : { previousSeq: 0n, lastSeq: seq, rivals: new Set<string>() };
+  if (bounds === null) return END_UNKNOWN;
   if (share === null)
     tools.log.warn('the finding share of a block was not credited; its window ends before it', {
       block: encodeHexReversed(find.hash),
       lastSeq: String(seq),
     });
+  // Nobody's share ends a window that has no finding share: in solo it is the finder's all the same.
+  const isEmpty = scheme === 'solo' && share === null;
+  return count(tools, find, rules, { scheme, bounds, afterSeq: counted.afterSeq, isEmpty });
+}
+
+/** Reads a window and says who takes part in it. Nothing at or before `afterSeq` counts. */
+async function count(
+  tools: CreditTools,
+  find: RecordedFind,
+  rules: PoolRules,
+  facts: { scheme: RoundBasis['scheme']; bounds: PropBounds; afterSeq: bigint; isEmpty: boolean },
+): Promise<RoundBasis> {
+  const { db, clock } = tools;
+  const { scheme, bounds, afterSeq } = facts;
+  const { previousSeq, lastSeq, rivals } = bounds;
+  const rule = SCHEMES[scheme];
+  const span = rule.span({
+    seq: lastSeq,
+    foundAtMs: find.foundAtMs,
+    networkWork: networkWorkOfBits(bitsOf(find)),
+    previousSeq,
+    window: rules.window,
+  });
+  const read =
+    span === null || facts.isEmpty
+      ? emptyWindow(lastSeq)
+      : await readWindow(db, {
+          pool: find.pool,
+          lastSeq,
+          span,
+          afterSeq: afterSeq > 0n ? afterSeq : 0n,
+        });
+  const { accounts, shares: _shares, ...window } = read;
   // What the coinbase paid must be earned by somebody: without any work it is the finder.
   const isLone = rule.settles === 'coinbase' && window.totalWork === 0n;
   if (isLone) window.totalWork = LONE_WORK;
@@ -226,27 +245,52 @@ async function basisOf(
     ? [{ accountId: await accountOf(tools, find.account), address: find.account, work: LONE_WORK }]
     : accounts;
   const members = await membersOf(db, rules, scheme, worked, atMs);
-  return { rules, scheme, window, members, statementVersion: STATEMENT_VERSION };
+  return { rules, scheme, window, members, statementVersion: STATEMENT_VERSION, rivals };
 }
 
-/**
- * Where the window of the pool's block before this one ended: the newest round before `seq` whose block is in the chain; 0 when there is
- * none, null when the node could not tell.
- */
-async function previousEnd(
+/** Of a block that was credited before and was taken back. */
+async function basisAgain(
   tools: CreditTools,
-  { tip, find }: { tip: ChainTip; find: RecordedFind },
-  seq: bigint,
-): Promise<bigint | null> {
-  const ends = await listStandingEnds(tools.db, { pool: find.pool, belowSeq: seq });
-  for (const end of ends) {
-    if (end.state === 'mature') return end.lastSeq;
-    const place = await locateBlock(tip, end.hash, end.height);
-    if (place.kind === 'unknown') return null;
-    if (place.kind === 'in-chain') return end.lastSeq;
+  task: CreditTask,
+  rules: PoolRules,
+  last: LastRound,
+): Promise<RoundBasis | Waiting> {
+  const before = await readRound(tools.db, last.roundId);
+  if (before === null) throw new Error(`round ${last.roundId} has gone`);
+  const { scheme, statementVersion, firstSeq, lastSeq, boundary } = before;
+  const { wantedWork, afterMs, totalWork } = before;
+  let rivals: ReadonlySet<string> = new Set();
+  if (scheme === 'prop') {
+    if (task.isOlderWaiting) return OLDER_WAITS;
+    const bounds = await propBounds(tools, { ...task, seq: lastSeq });
+    if (bounds === null) return END_UNKNOWN;
+    if (bounds.previousSeq >= firstSeq || bounds.lastSeq < lastSeq)
+      return count(tools, task.find, rules, {
+        scheme,
+        bounds,
+        afterSeq: firstSeq - 1n,
+        isEmpty: false,
+      });
+    rivals = bounds.rivals;
   }
-  return 0n;
+  return {
+    rules,
+    scheme,
+    statementVersion,
+    window: { firstSeq, lastSeq, boundary, wantedWork, afterMs, totalWork },
+    // Those the coinbase paid without any work are found again in the coinbase.
+    members: before.credits.filter(({ work }) => work > 0n),
+    rivals,
+  };
 }
+
+type CreditTask = { tip: ChainTip; find: RecordedFind; isOlderWaiting: boolean };
+type Waiting = { kind: 'waiting'; reason: string };
+const OLDER_WAITS: Waiting = { kind: 'waiting', reason: 'a block before it is not credited yet' };
+const END_UNKNOWN: Waiting = {
+  kind: 'waiting',
+  reason: 'where the round before it ended is not known yet',
+};
 
 type Settled =
   | { ok: true; make(generation: number): { posting: Posting | null; round: NewRound } }
@@ -501,30 +545,47 @@ async function carryOf(
   return { ok: true, credits, rows: carry.rows };
 }
 
-/** Posting and record in one; null when another process was first. */
+/**
+ * Posting and record in one, after what counts the same shares was taken back. `there`: another process was first; `paid`: another one has
+ * credited shares of it since they were read.
+ */
 async function record(
-  { db, fault }: CreditTools,
-  find: RecordedFind,
-  posting: Posting | null,
-  round: NewRound,
-): Promise<bigint | null> {
+  { db, fault, clock }: CreditTools,
+  task: {
+    find: RecordedFind;
+    posting: Posting | null;
+    round: NewRound;
+    rivals: RoundBasis['rivals'];
+  },
+): Promise<{ roundId: bigint; displaced: Uint8Array[] } | 'there' | 'paid'> {
+  const { find, posting, round, rivals } = task;
   fault('credit.before');
-  const roundId = await db.transaction(async (tx) => {
+  const answer = await db.transaction(async (tx) => {
     await lockLedger(tx);
     const last = await readLastRound(tx, find.hash);
     const isNext =
       last === null
         ? round.generation === 0
         : last.state === 'orphaned' && last.generation === round.generation - 1;
-    if (!isNext) return null;
+    if (!isNext) return 'there';
+    const others = round.scheme === 'prop' ? await listPropOverlaps(tx, round) : [];
+    const overlaps = others.filter(({ blockHash }) => !rivals.has(encodeHexReversed(blockHash)));
+    const isPaid = (other: StandingRound): boolean =>
+      other.state === 'mature' || !isLater(other, round);
+    if (overlaps.some(isPaid)) return 'paid';
+    const atMs = clock.nowMs();
+    for (const other of overlaps) await takeBack(tx, other.blockHash, other, { atMs, fault });
     const posted = posting === null ? null : await postLedger(tx, posting);
     fault('credit.posted');
     const recorded = await recordRound(tx, { ...round, creditTx: posted?.txSeq ?? null });
     fault('credit.recorded');
-    return recorded.roundId;
+    return {
+      roundId: recorded.roundId,
+      displaced: overlaps.map(({ blockHash }) => blockHash),
+    };
   });
   fault('credit.committed');
-  return roundId;
+  return answer;
 }
 
 /** Makes a round's credits spendable. False: it was not immature. */
@@ -589,19 +650,7 @@ export async function orphanRound(
     await lockLedger(tx);
     const last = await readLastRound(tx, find.hash);
     if (last?.roundId !== round.roundId || last.state !== round.state) return false;
-    const reversed =
-      round.creditTx === null
-        ? null
-        : await reverseLedger(tx, {
-            txSeq: round.creditTx,
-            key: `orphan:${hashDisplay}:${round.generation}`,
-            kind: 'orphan',
-            atMs,
-            actor: ACTOR,
-          });
-    fault('orphan.posted');
-    const txSeq = reversed?.txSeq ?? null;
-    return setRoundState(tx, { roundId: round.roundId, from: round.state, to: 'orphaned', txSeq });
+    return takeBack(tx, find.hash, round, { atMs, fault });
   });
   fault('orphan.committed');
   if (isDone)
@@ -610,6 +659,28 @@ export async function orphanRound(
       height: find.height,
     });
   return isDone;
+}
+
+/** Counters a standing round's posting and closes the round. Under the ledger's lock. */
+async function takeBack(
+  tx: Tx,
+  hash: Uint8Array,
+  round: Pick<LastRound, 'roundId' | 'generation' | 'creditTx' | 'state'>,
+  { atMs, fault }: { atMs: number; fault: Fault },
+): Promise<boolean> {
+  const reversed =
+    round.creditTx === null
+      ? null
+      : await reverseLedger(tx, {
+          txSeq: round.creditTx,
+          key: `orphan:${encodeHexReversed(hash)}:${round.generation}`,
+          kind: 'orphan',
+          atMs,
+          actor: ACTOR,
+        });
+  fault('orphan.posted');
+  const txSeq = reversed?.txSeq ?? null;
+  return setRoundState(tx, { roundId: round.roundId, from: round.state, to: 'orphaned', txSeq });
 }
 
 /**
@@ -653,7 +724,7 @@ async function restore(tools: CreditTools, find: RecordedFind): Promise<CreditAn
   log.warn('a block that was written off is in the chain again; the loss is taken back', {
     block: hashDisplay,
   });
-  return { kind: 'credited', roundId };
+  return { kind: 'credited', roundId, displaced: [] };
 }
 
 async function accountOf({ db, clock }: CreditTools, address: string): Promise<bigint> {

@@ -78,6 +78,8 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
   /** Blocks that stood in the chain when last looked at, with their heights. */
   const standing = new Map<string, number>();
   const waiting = new Map<string, { pool: string; reason: string }>();
+  /** Blocks whose rounds were taken back in this step: what was read of them is no longer so. */
+  const displaced = new Set<string>();
   /** Alarms of this step about blocks that left the chain after their reward was spendable. */
   const away = new Set<string>();
   let tipSeen = '';
@@ -97,6 +99,7 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
     else if (isNewTip) await checkStanding(tip);
     tipSeen = tip.hashDisplay;
     waiting.clear();
+    displaced.clear();
     const waitingPools = new Set<string>();
     /** A block in the chain of which only the outcome is known: it may be of any pool, so all later ones wait for it. */
     let isOneUnrecorded = false;
@@ -105,6 +108,10 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
       const name = encodeHexReversed(find.hash);
       if (settled.has(name) || lost.has(name)) continue;
       if (!tools.isActive()) return;
+      if (displaced.has(name)) {
+        waitingPools.add(find.pool);
+        continue;
+      }
       const place = placeOf(tip, name, find) ?? (await locateBlock(tip, find.hash, find.height));
       if (place.kind === 'unknown') {
         log.debug('a block could not be located', { block: name, reason: place.reason });
@@ -116,7 +123,9 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
       failures = 0;
       if (place.kind === 'in-chain') standing.set(name, find.height);
       const isOlderWaiting = isOneUnrecorded || waitingPools.has(find.pool);
+      const displacedBefore = displaced.size;
       const reason = await advance(tip, find, place, isOlderWaiting);
+      if (displaced.size > displacedBefore) waitingPools.add(find.pool);
       if (reason === null) settled.add(name);
       else if (place.kind === 'in-chain') {
         waiting.set(name, { pool: find.pool, reason });
@@ -175,6 +184,12 @@ export function createBlockWatch(tools: CreditTools, options: BlockWatchOptions)
         alarms.clear(`record:${name}`);
         const answer = await creditFind(tools, options, { tip, find, isOlderWaiting });
         if (answer.kind === 'waiting') return answer.reason;
+        if (answer.kind === 'credited')
+          for (const hash of answer.displaced) {
+            const other = encodeHexReversed(hash);
+            displaced.add(other);
+            settled.delete(other);
+          }
         // An old block may be mature at once: the next cycle looks again.
         return answer.kind === 'credited' && isOld(place) ? 'it is mature' : null;
       }
