@@ -276,7 +276,12 @@ export async function serve(
 
 /** The bus of all processes. Topics that cannot be used end the process. */
 export function openBus(frame: Frame, config: ServiceConfig, clientId: string): KafkaBus {
-  const bus = createKafkaBus({ log: frame.log, clientId, ...config.stack.kafka });
+  const bus = createKafkaBus({
+    log: frame.log,
+    clientId,
+    member: instanceName(config),
+    ...config.stack.kafka,
+  });
   frame.keep('bus', () => bus.stop());
   frame.watch(() => {
     const { connected, lastError } = bus.status();

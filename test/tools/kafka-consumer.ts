@@ -1,17 +1,19 @@
 /**
- * A consumer in a process of its own, to be killed: `kafka-consumer.ts <brokers> <group prefix> <topic> <hold>`. Tells its parent what it was
+ * A consumer in a process of its own, to be killed: `kafka-consumer.ts <brokers> <group prefix> <topic> <hold> [<session ms> <member>]`. Tells its parent what it was
  * handed; with `hold` it never finishes a batch, without it takes a few milliseconds for each.
  */
 import { createKafkaBus } from '../../src/adapters/bus/kafka.ts';
 import { createSilentLog } from './silent-log.ts';
 
-const [brokers = '', groupPrefix = '', topic = '', hold = ''] = process.argv.slice(2);
+const [brokers = '', groupPrefix = '', topic = '', hold = '', sessionMs = '3000', member] =
+  process.argv.slice(2);
 const bus = createKafkaBus({
   log: createSilentLog(),
   brokers: brokers.split(','),
   groupPrefix,
   clientId: `child-${process.pid}`,
-  sessionMs: 3_000,
+  sessionMs: Number(sessionMs),
+  ...(member === undefined ? {} : { member }),
   heartbeatMs: 200,
   batchRecordsMax: 20,
 });

@@ -2,10 +2,14 @@
  * Membership in a consumer group of one topic: which partitions are ours, and committing what was handled. Before the group is joined
  * again, handlers come to an end and their offsets are committed, so that a partition that moves starts where we left it.
  *
+ * A member with a name of its own keeps its place while it is away for less than a session. When another one has come under that name,
+ * the broker gives that one the place and turns the first away; it goes on without a name, beside the other, and says so.
+ *
  * The client's own streams are not used: after a rejoin they go on from what was fetched, not from what was handled. A commit here is
  * never repeated under a later generation: whoever was thrown out of the group is refused by the broker.
  */
-import type { Consumer } from '@platformatic/kafka';
+import { type Consumer, findErrorBy } from '@platformatic/kafka';
+import type { Log } from '../../ports.ts';
 import type { KafkaHealth } from './kafka-health.ts';
 
 /** Which partitions are ours from now on. */
@@ -28,6 +32,7 @@ export type GroupTools = {
   /** A consumer that repeats nothing by itself, with `beforeJoin` to be awaited ahead of every join. */
   openMember(beforeJoin: () => Promise<void>): Consumer;
   health: KafkaHealth;
+  log: Log;
 };
 
 export type GroupOptions = {
@@ -42,7 +47,7 @@ const PAUSE_MAX_MS = 2_000;
 
 /** Joins and stays joined, for ever. */
 export function joinKafkaGroup(tools: GroupTools, options: GroupOptions): KafkaGroup {
-  const { health } = tools;
+  const { health, log } = tools;
   const { topic } = options;
   const member = tools.openMember(options.beforeJoin);
   const part = `group ${member.groupId}`;
@@ -64,8 +69,27 @@ export function joinKafkaGroup(tools: GroupTools, options: GroupOptions): KafkaG
   });
   member.on('consumer:heartbeat:error', ({ error }) => health.failed(part, error));
   member.on('consumer:heartbeat:end', () => health.fine(part));
+  // Said ahead of the join that the client then begins by itself.
+  (member as NodeJS.EventEmitter).on(
+    'client:performWithRetry:failed',
+    (_operation: string, _repeats: number, errors: readonly Error[]) => {
+      const isFenced = errors.some(
+        (one) => findErrorBy(one, 'apiId', 'FENCED_INSTANCE_ID') !== null,
+      );
+      if (isFenced && member.groupInstanceId !== null) giveUpName(member.groupInstanceId);
+    },
+  );
   // A join that the client began by itself has failed, and it does not try again.
   (member as NodeJS.EventEmitter).on('error', (error: Error) => joinLater(error));
+
+  /** Insisting would take the place from the other, who would take it back, and so on. */
+  function giveUpName(name: string): void {
+    member.groupInstanceId = null;
+    log.error(
+      'another process works under the name of this one: give each an INSTANCE_ID of its own. Both go on, and share the work',
+      { group: member.groupId, name },
+    );
+  }
 
   async function join(): Promise<void> {
     timer = null;

@@ -556,7 +556,7 @@ export function startKafkaReader(
     if (isStopped) return;
     if (groupId !== null) {
       group = joinKafkaGroup(
-        { openMember: tools.openMember, health },
+        { openMember: tools.openMember, health, log },
         { topic, beforeJoin: () => drain(options.drainMs), onAssigned: assign },
       );
       return;

@@ -41,6 +41,11 @@ export type KafkaBusOptions = {
   groupPrefix: string;
   /** How the broker's own log calls us. */
   clientId: string;
+  /**
+   * Of this process, the same after every start and nobody else's: who comes back under it within the session has his partitions at once.
+   * Absent: each start is somebody new, and the group waits for the session of the one before to end.
+   */
+  member?: string;
   /** A publish that is not safe by then rejects. */
   publishTimeoutMs?: number;
   /** Of one topic. */
@@ -70,6 +75,8 @@ const RETRY_MAX_MS = 1_000;
 const SEND_OUT_MS = 500;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 2_000;
+/** Kafka allows 249 letters, digits, dots, dashes and underscores. */
+const MEMBER_CHARS_MAX = 200;
 /** Whoever comes with a wrong password too often may be locked out. */
 const REFUSED_PAUSE_MAX_MS = 5_000;
 
@@ -82,6 +89,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   const subscribeWaitMs = options.subscribeWaitMs ?? 3_000;
   /** A group that changes waits this long for its members; a member that drains must be back before. */
   const rebalanceMs = sessionMs + 5_000;
+  const member = options.member?.replace(/[^A-Za-z0-9._-]/g, '.').slice(-MEMBER_CHARS_MAX);
   const client = {
     clientId: options.clientId,
     bootstrapBrokers: [...brokers],
@@ -199,6 +207,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
       new Consumer({
         ...client,
         groupId,
+        ...(member === undefined ? {} : { groupInstanceId: member }),
         autocommit: false,
         sessionTimeout: sessionMs,
         rebalanceTimeout: rebalanceMs,

@@ -6,18 +6,19 @@ import { createKafkaBus, type KafkaBus } from '../../../src/adapters/bus/kafka.t
 import { PARTITIONS } from '../../../src/messages/topics.ts';
 import { kafkaMissing, startTestBroker, type TestBroker } from '../../tools/broker.ts';
 import { assertNothingLost, isAllReceived, type Sent, startBusLoad } from '../../tools/bus-load.ts';
-import { createSilentLog } from '../../tools/silent-log.ts';
-import { until } from '../../tools/waiting.ts';
+import { createMemoryLog, until } from '../../tools/waiting.ts';
 
 const missing = kafkaMissing();
 const LIMIT_MS = 30_000;
+/** So long that whoever has to wait for its end fails. */
+const LONG_SESSION_MS = 120_000;
 
 if (missing !== null) test(`Kafka NOT FOUND: ${missing}`, () => {});
 else
   describe('Kafka groups that change', () => {
     let broker: TestBroker;
     let groups = 0;
-    const log = createSilentLog();
+    const log = createMemoryLog();
     const open: KafkaBus[] = [];
     const children: ChildProcess[] = [];
     const connect = (options: Partial<Parameters<typeof createKafkaBus>[0]> = {}): KafkaBus => {
@@ -39,12 +40,14 @@ else
       groupPrefix: string,
       topic: string,
       hold: 'hold' | 'handle',
+      ...more: string[]
     ): Promise<{ child: ChildProcess; received: Sent[]; offsets: string[] }> => {
       const child = fork(new URL('../../tools/kafka-consumer.ts', import.meta.url), [
         broker.brokers.join(','),
         groupPrefix,
         topic,
         hold,
+        ...more,
       ]);
       children.push(child);
       const received: Sent[] = [];
@@ -155,6 +158,74 @@ else
         'everything arrived',
         () => isAllReceived(load.sent, [...first.received, ...received]),
         LIMIT_MS,
+      );
+    });
+
+    test('who is killed and comes back under his name has his partitions at once, and goes on where he was', async () => {
+      const groupPrefix = `named-${process.pid}`;
+      const prefix = `named-${process.pid}-`;
+      const member = 'reader-1';
+      const load = startBusLoad(connect(), 'share.valid', prefix);
+      const lives = [
+        await startChild(groupPrefix, 'share.valid', 'handle', String(LONG_SESSION_MS), member),
+      ];
+      // The leader of a group and who is not are taken back in different ways.
+      const other = connect({ groupPrefix, member: 'reader-2', sessionMs: LONG_SESSION_MS });
+      const received: Sent[] = [];
+      await other.subscribe('share.valid', 'g', async (records) => {
+        for (const { key, value } of records) received.push([key, String(value)]);
+      });
+      const half = () => other.status().subscriptions[0]!.partitions === PARTITIONS / 2;
+      await until('both have a half', half, LIMIT_MS);
+      for (let turn = 0; turn < 3; turn += 1) {
+        const life = lives.at(-1)!;
+        await until('it runs', () => life.received.length > 100, LIMIT_MS);
+        life.child.kill('SIGKILL');
+        lives.push(
+          await startChild(groupPrefix, 'share.valid', 'handle', String(LONG_SESSION_MS), member),
+        );
+        assert.ok(half());
+      }
+      const everything = () => [...received, ...lives.flatMap((life) => life.received)];
+      await load.stop();
+      await until('everything arrived', () => isAllReceived(load.sent, everything()), LIMIT_MS);
+      lives.at(-1)!.child.send('stop');
+      await until(
+        'who leaves in order is not waited for',
+        () => other.status().subscriptions[0]!.partitions === PARTITIONS,
+        LIMIT_MS,
+      );
+      await other.stop();
+    });
+
+    test('two under one name: one line says so, they share the work, and nothing is lost', async () => {
+      const groupPrefix = `twins-${process.pid}`;
+      const prefix = `twins-${process.pid}-`;
+      const received: Sent[] = [];
+      const read = async (): Promise<KafkaBus> => {
+        const bus = connect({ groupPrefix, member: 'twin', sessionMs: 10_000 });
+        await bus.subscribe('share.rejected', 'g', async (records) => {
+          for (const { key, value } of records)
+            if (key.startsWith(prefix)) received.push([key, String(value)]);
+        });
+        return bus;
+      };
+      const load = startBusLoad(connect(), 'share.rejected', prefix);
+      const twins = [await read()];
+      await until('it runs', () => received.length > 100, LIMIT_MS);
+      twins.push(await read());
+      const shared = () =>
+        twins.every((one) => one.status().subscriptions[0]!.partitions === PARTITIONS / 2);
+      await until('both have a half', shared, LIMIT_MS);
+      const before = received.length;
+      await until('they run', () => received.length > before + 500, LIMIT_MS);
+      await load.stop();
+      await until('everything arrived', () => isAllReceived(load.sent, received), LIMIT_MS);
+      assert.ok(shared());
+      const said = log.lines.filter(({ message }) => /another process works under/.test(message));
+      assert.deepEqual(
+        said.map(({ level, fields }) => [level, fields.name]),
+        [['error', 'twin']],
       );
     });
   });
