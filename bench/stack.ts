@@ -1,6 +1,6 @@
 /**
- * Seven services as processes of their own over a real Kafka and a real PostgreSQL, all on this machine: how many acknowledged shares a
- * second reach the database and how far behind it is, what each process takes of memory, how long a found block takes to the node on both
+ * Seven services as processes of their own over a real Kafka and a real PostgreSQL, with Redis and InfluxDB where they are found, all on
+ * this machine: how many acknowledged shares a second reach the database and how far behind it and the charts are, what each process takes of memory, how long a found block takes to the node on both
  * of its roads, with the stack there and with the stack gone, and how long a new tip takes to the miners of two gateways.
  *
  * STACK_SECONDS: how long shares are sent, a minute unless told otherwise; 600 for what is published.
@@ -10,7 +10,10 @@ import { mkdirSync, mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { startInflux } from '../scripts/stack/influx.ts';
 import { findKafka, startKafka } from '../scripts/stack/kafka.ts';
+import { startRedis } from '../scripts/stack/redis.ts';
+import { endProcess, NotFoundError } from '../scripts/stack/server.ts';
 import { startEmbeddedPostgres } from '../src/adapters/db/embedded.ts';
 import { connectPostgres } from '../src/adapters/db/postgres.ts';
 import type { Db, Log } from '../src/ports.ts';
@@ -30,6 +33,7 @@ const FULL_WEIGHT = 3_985_000;
 const PER_SECOND = 5_500;
 const MINERS = 100;
 const READY_MS = 120_000;
+const CHARTED_MS = 120_000;
 const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 const quiet: Log = { debug() {}, info() {}, warn() {}, error() {}, child: () => quiet };
 
@@ -43,7 +47,7 @@ type Process = {
 
 export const stackBench: Bench = {
   name: 'stack',
-  title: 'seven services over Kafka and PostgreSQL on one machine',
+  title: 'seven services over Kafka, PostgreSQL, Redis and InfluxDB on one machine',
   async run(options) {
     findKafka();
     const directory = mkdtempSync(join(tmpdir(), 'headframe-stack-'));
@@ -88,6 +92,9 @@ async function measure(
     LOG_FORMAT: 'json',
     LOG_LEVEL: 'warn',
   };
+  const others = await startOthers(options, directory, ends);
+  Object.assign(settings, others.settings);
+  const influxUrl = others.settings.INFLUX_URL ?? null;
   const processes: Process[] = [];
   const begin = async (name: string, instance: number, more: Record<string, string> = {}) => {
     const one = await startProcess(directory, {
@@ -99,7 +106,7 @@ async function measure(
     return one;
   };
   say('starting the services');
-  for (const [name, instance] of [
+  const wanted: [string, number][] = [
     ['jobmanager', 1],
     ['shareproc', 1],
     ['payoutd', 1],
@@ -107,8 +114,9 @@ async function measure(
     ['apiserver', 1],
     ['stratumd', 1],
     ['stratumd', 2],
-  ] as const)
-    processes.push(await begin(name, instance));
+  ];
+  if (influxUrl !== null) wanted.push(['statsd', 1]);
+  for (const [name, instance] of wanted) processes.push(await begin(name, instance));
   await Promise.all(processes.map((one) => untilReady(one)));
   const gateways = processes.filter(({ name }) => name.startsWith('stratumd'));
   const clients: Child[] = [];
@@ -116,6 +124,7 @@ async function measure(
 
   const seconds = short ? 5 : Number(process.env.STACK_SECONDS ?? 60);
   const shares = await sendShares(options, { db, clients, processes, seconds });
+  const charted = influxUrl === null ? null : await untilCharted(influxUrl, shares);
   const tips = await moveTips(options, node, clients, short ? 5 : 40);
 
   await node.ask('advance', { weight: FULL_WEIGHT });
@@ -150,7 +159,7 @@ async function measure(
       better: 'higher',
       target: 5_000,
       against: { name: 'acknowledged', value: shares.acknowledgedPerSecond },
-      note: `${shares.stored} shares in ${seconds} s over two gateways, of ${shares.acknowledged} acknowledged; acknowledgement p50 ${shares.ackMs.p50.toFixed(1)} ms, p99 ${shares.ackMs.p99.toFixed(1)} ms`,
+      note: `${shares.stored} shares in ${seconds} s over two gateways, of ${shares.acknowledged} acknowledged; acknowledgement p50 ${shares.ackMs.p50.toFixed(1)} ms, p99 ${shares.ackMs.p99.toFixed(1)} ms; ${others.note}`,
     },
     {
       metric: 'lag of the database at the end',
@@ -160,6 +169,17 @@ async function measure(
       target: 2_000,
       note: `worst of a look each second ${shares.worstLagMs.toFixed(0)} ms; all were stored ${shares.drainedMs.toFixed(0)} ms after the last`,
     },
+    ...(charted === null
+      ? []
+      : [
+          {
+            metric: 'all shares in InfluxDB after the last',
+            value: charted.afterMs,
+            unit: 'ms',
+            better: 'lower' as const,
+            note: `${charted.shares} shares counted by statsd`,
+          },
+        ]),
     {
       metric: 'memory of all services at the end',
       value: sum('endMib'),
@@ -216,6 +236,55 @@ async function measure(
       note: `${tips.length} tips, from the node's answer to the long-poll; p99 ${percentile(tips, 0.99).toFixed(1)} ms`,
     },
   ];
+}
+
+/** What a pool can do without: takes part where it is found, and the note says which did. */
+async function startOthers(
+  { say }: BenchOptions,
+  directory: string,
+  ends: (() => unknown)[],
+): Promise<{ settings: Record<string, string>; note: string }> {
+  const settings: Record<string, string> = {};
+  const notes: string[] = [];
+  for (const [name, start] of [
+    ['Redis', startRedis],
+    ['InfluxDB and statsd', startInflux],
+  ] as const) {
+    try {
+      const server = await start(join(directory, name.split(' ')[0]!.toLowerCase()));
+      ends.push(() => endProcess(server.pid, server.signal));
+      Object.assign(settings, server.environment);
+      notes.push(`with ${name}`);
+    } catch (error) {
+      if (!(error instanceof NotFoundError)) throw error;
+      say(error.message);
+      notes.push(`without ${name}`);
+    }
+  }
+  return { settings, note: notes.join(', ') };
+}
+
+/** Resolves when InfluxDB has all shares that were acknowledged. */
+async function untilCharted(
+  influxUrl: string,
+  shares: { acknowledged: number; endedAtMs: number },
+): Promise<{ shares: number; afterMs: number }> {
+  const question = new URLSearchParams({
+    db: 'headframe',
+    q: "SELECT sum(count) FROM pool WHERE status = 'valid'",
+  });
+  for (;;) {
+    const response = await fetch(`${influxUrl}/query?${question}`);
+    const { results } = (await response.json()) as {
+      results: { series?: { values: [unknown, number][] }[] }[];
+    };
+    const count = results[0]?.series?.[0]?.values[0]?.[1] ?? 0;
+    const afterMs = performance.now() - shares.endedAtMs;
+    if (count >= shares.acknowledged) return { shares: count, afterMs };
+    if (afterMs > CHARTED_MS)
+      throw new Error(`${shares.acknowledged} shares acknowledged, ${count} in InfluxDB`);
+    await delay(100);
+  }
 }
 
 async function startProcess(
@@ -363,6 +432,7 @@ async function sendShares(
     lagMs,
     worstLagMs,
     drainedMs: performance.now() - drainFromMs,
+    endedAtMs: drainFromMs,
     memory: processes.map(({ name }, at) => ({
       name,
       startMib: (startMib ?? endMib)[at]!,
