@@ -26,6 +26,8 @@ type Partition = {
   isSorted: boolean;
 };
 
+/** A gateway marks twice a second: when none does for so long, it is not the gateways. Less than after which one is given up. */
+const BUS_SILENT_MS = 15_000;
 /** Far more than anybody runs; each costs a number per partition. */
 const GATEWAYS_MAX = 1_000;
 
@@ -36,6 +38,8 @@ export class ShareOrder {
   readonly #gone = new Set<string>();
   readonly #partitions = new Map<number, Partition>();
   #held = 0;
+  /** When any gateway was last heard. */
+  #heardAtMs = Number.NEGATIVE_INFINITY;
   /** What was last asked for, and whether more of it came since. */
   #askedThroughMs = Number.NEGATIVE_INFINITY;
   #isLate = false;
@@ -84,11 +88,19 @@ export class ShareOrder {
     this.expect(mark.gateway, nowMs);
     const gateway = this.#gateways.get(mark.gateway);
     if (gateway === undefined || partition >= this.#count) return;
+    this.#excuse(nowMs - this.#heardAtMs);
+    this.#heardAtMs = nowMs;
     gateway.heardAtMs = nowMs;
     // An older mark that comes again takes nothing back.
     if (mark.throughMs > (gateway.marks[partition] as number)) {
       gateway.marks[partition] = mark.throughMs;
     }
+  }
+
+  /** While the bus was silent nobody could be heard: that time counts against no gateway, whoever is the first to be heard again. */
+  #excuse(quietMs: number): void {
+    if (quietMs <= BUS_SILENT_MS || quietMs === Number.POSITIVE_INFINITY) return;
+    for (const gateway of this.#gateways.values()) gateway.heardAtMs += quietMs;
   }
 
   /** Shares accepted up to this moment are ripe: infinite while nobody is waited for, minus infinite while somebody has yet to mark. */

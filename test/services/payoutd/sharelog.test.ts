@@ -175,21 +175,56 @@ for (const kind of SERVER_KINDS) {
       await until('the share came', async () => shareLog.status().held === 1);
       await until('all marks came', async () => shareLog.throughMs() === NOON_MS);
       assert.deepEqual(await numbered(db), []);
-      // Only the other is heard.
-      nowMs = 31_000;
-      await publishValid(bus, marksOf('a', NOON_MS + 200));
-      await until('it is stored', async () => shareLog.status().stored === 1);
+      // Only the other is heard, again and again.
+      const others = [other];
+      for (let second = 4; second <= 32; second += 4) {
+        nowMs = second * 1_000;
+        const another = shareOf(10 + second, { gateway: 'a', acceptedAtMs: NOON_MS + 2 + second });
+        others.push(another);
+        await publishValid(bus, marksOf('a', NOON_MS + 200), [recordOf(another)]);
+        const { length } = others;
+        await until('it came', async () => {
+          const { held, stored } = shareLog.status();
+          return held + stored === length;
+        });
+      }
+      await until('they are stored', async () => shareLog.status().stored === others.length);
       assert.equal(shareLog.status().gateways, 1);
       await until('so much is told', async () => shareLog.throughMs() === NOON_MS + 200);
       await publishValid(bus, [recordOf(early)]);
-      await until('it is stored too', async () => shareLog.status().stored === 2);
+      await until('it is stored too', async () => shareLog.status().stored === others.length + 1);
       assert.deepEqual(
         await numbered(db),
-        [other, early].map((one) => hexOf(one.headerHash)),
+        [...others, early].map((one) => hexOf(one.headerHash)),
       );
       // A mark, and it is waited for again.
       await publishValid(bus, marksOf('b', NOON_MS + 300));
       await until('it is back', async () => shareLog.status().gateways === 2);
+    });
+
+    test('what nobody was heard for counts against no gateway: after a minute without the bus the order is kept', async () => {
+      const broker = quietBroker();
+      const bus = broker.connect();
+      let nowMs = 0;
+      const monotonicMs = () => nowMs;
+      const { shareLog } = await startOne(bus, db, { monotonicMs, gatewayGoneMs: 30_000 });
+      const early = shareOf(1, { gateway: 'b', acceptedAtMs: NOON_MS + 1 });
+      const later = shareOf(2, { gateway: 'a', acceptedAtMs: NOON_MS + 2 });
+      await publishValid(bus, marksOf('a', NOON_MS), marksOf('b', NOON_MS));
+      await until('both are known', async () => shareLog.throughMs() === NOON_MS);
+      // One comes back before the other.
+      nowMs = 60_000;
+      await publishValid(bus, marksOf('a', NOON_MS + 60), [recordOf(later)]);
+      await until('the share came', async () => shareLog.status().held === 1);
+      // Long enough for it to look around.
+      await new Promise((resolve) => setTimeout(resolve, 2_500));
+      assert.equal(shareLog.status().gateways, 2);
+      await publishValid(bus, [recordOf(early)], marksOf('b', NOON_MS + 60));
+      await until('both are stored', async () => shareLog.status().stored === 2);
+      assert.deepEqual(
+        await numbered(db),
+        [early, later].map((one) => hexOf(one.headerHash)),
+      );
     });
 
     test('after a start it waits for the same gateways as before, also for those that say nothing yet', async () => {
