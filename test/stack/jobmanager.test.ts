@@ -16,7 +16,7 @@ import { TestMiner } from '../tools/test-miner.ts';
 import { POOL_ADDRESS, startService, untilReady } from './rig.ts';
 
 const missing = kafkaMissing();
-const NEVER_LATER_MS = 60_000;
+const NEVER_LATER_MS = 120_000;
 
 describe(`two job managers${missing === null ? '' : ` (${missing})`}`, () => {
   let dataDir = '';

@@ -47,7 +47,7 @@ export async function startService(
 export async function untilReady(
   service: PoolProcess,
   isWanted = true,
-  limitMs = 30_000,
+  limitMs = 120_000,
 ): Promise<string[]> {
   const endMs = performance.now() + limitMs;
   for (;;) {
