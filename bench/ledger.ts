@@ -2,47 +2,24 @@
  * How long the ledger takes to credit a block of 10,000 accounts, on the private PostgreSQL: round and posting in one transaction, with
  * every rule of the database. The yardstick is the same rows into tables without a rule, in the same run.
  */
-import { mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { startEmbeddedPostgres } from '../src/adapters/db/embedded.ts';
-import { readMigrations } from '../src/adapters/db/migrations.ts';
-import { connectPostgres } from '../src/adapters/db/postgres.ts';
-import type { Db, Log } from '../src/ports.ts';
+import type { Db } from '../src/ports.ts';
 import { findOrMakeAccounts } from '../src/store/accounts.ts';
 import { recordOutcome } from '../src/store/blocks.ts';
 import { auditLedger, postLedger, reverseLedger } from '../src/store/ledger.ts';
-import { migrate } from '../src/store/migrate.ts';
 import { recordRound } from '../src/store/rounds.ts';
+import { withDatabase } from './tools/database.ts';
 import type { Bench, BenchOptions, Figure } from './tools/figures.ts';
-import { removeData } from './tools/program.ts';
 
-const quiet: Log = { debug() {}, info() {}, warn() {}, error() {}, child: () => quiet };
 const AT_MS = Date.UTC(2026, 10, 21);
 const CREDIT_SATS = 31_000n;
 
 export const ledgerBench: Bench = {
   name: 'ledger',
   title: 'credit of 10,000 accounts, round and posting',
-  async run(options) {
-    const directory = mkdtempSync(join(tmpdir(), 'headframe-ledger-'));
-    const server = await startEmbeddedPostgres({ dataDir: directory, log: quiet });
-    try {
-      const db = await connectPostgres({ ...server.connection, log: quiet });
-      try {
-        return await measure(db, options);
-      } finally {
-        await db.stop();
-      }
-    } finally {
-      await server.stop();
-      removeData(directory);
-    }
-  },
+  run: (options) => withDatabase('ledger', (db) => measure(db, options)),
 };
 
 async function measure(db: Db, options: BenchOptions): Promise<Figure[]> {
-  await migrate({ db, log: quiet }, readMigrations());
   const count = options.short ? 1_000 : 10_000;
   const rounds = options.short ? 3 : 11;
   const addresses = Array.from(

@@ -2,20 +2,12 @@
  * How long it takes to know whom a block pays: a window of a million shares, of a thousand accounts and of twenty thousand, on the
  * private PostgreSQL. The yardstick is the plain way in the same run: one statement that sums every share of the window.
  */
-import { mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { startEmbeddedPostgres } from '../src/adapters/db/embedded.ts';
-import { readMigrations } from '../src/adapters/db/migrations.ts';
-import { connectPostgres } from '../src/adapters/db/postgres.ts';
 import { workOfDifficulty } from '../src/core/bitcoin/target.ts';
-import type { Db, Log } from '../src/ports.ts';
-import { migrate } from '../src/store/migrate.ts';
+import type { Db } from '../src/ports.ts';
 import { readWindow, rollShares } from '../src/store/windows.ts';
+import { withDatabase } from './tools/database.ts';
 import type { Bench, BenchOptions, Figure } from './tools/figures.ts';
-import { removeData } from './tools/program.ts';
 
-const quiet: Log = { debug() {}, info() {}, warn() {}, error() {}, child: () => quiet };
 const DAYS = 60;
 const BEGINS_MS = Date.UTC(2026, 8, 1);
 const ROUNDS = 9;
@@ -24,25 +16,10 @@ const WORK = workOfDifficulty(8192);
 export const windowBench: Bench = {
   name: 'window',
   title: 'a window of 10^6 shares, read from sums',
-  async run(options) {
-    const directory = mkdtempSync(join(tmpdir(), 'headframe-window-'));
-    const server = await startEmbeddedPostgres({ dataDir: directory, log: quiet });
-    try {
-      const db = await connectPostgres({ ...server.connection, log: quiet });
-      try {
-        return await measure(db, options);
-      } finally {
-        await db.stop();
-      }
-    } finally {
-      await server.stop();
-      removeData(directory);
-    }
-  },
+  run: (options) => withDatabase('window', (db) => measure(db, options)),
 };
 
 async function measure(db: Db, options: BenchOptions): Promise<Figure[]> {
-  await migrate({ db, log: quiet }, readMigrations());
   for (let day = 0; day < DAYS; day++) {
     const date = new Date(BEGINS_MS + day * 86_400_000).toISOString().slice(0, 10);
     await db.query('SELECT make_share_partition($1::date)', [date]);

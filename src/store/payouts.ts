@@ -6,7 +6,12 @@
  * one it may start from; so two payers may call anything at once, and a call repeated after a lost commit does nothing. Moves that
  * bring money closer to leaving also ask the kill switch. No function here speaks with a node.
  */
-import { decodeHex, decodeHexReversed, encodeHex } from '../core/bitcoin/bytes.ts';
+import {
+  decodeHex,
+  decodeHexReversed,
+  encodeHex,
+  encodeHexReversed,
+} from '../core/bitcoin/bytes.ts';
 import type { Network } from '../core/bitcoin/network.ts';
 import { readPsbt, sameSkeleton } from '../core/bitcoin/psbt.ts';
 import { decodeTx } from '../core/bitcoin/tx.ts';
@@ -204,11 +209,24 @@ export async function noteScan(
 export async function noteSpend(db: Db, txidDisplay: string, deed: Deed): Promise<Answer> {
   const txid = /^[0-9a-f]{64}$/.test(txidDisplay) ? decodeHexReversed(txidDisplay) : null;
   if (txid === null) return { ok: false, reason: 'a transaction id is 64 hex digits' };
-  await db.transaction(async (tx) => {
-    await insertSpend(tx, { txid, note: deed.reason, atMs: deed.atMs });
-    await note(tx, null, deed.actor, 'spend-known', `${txidDisplay}: ${deed.reason}`, deed.atMs);
-  });
+  await db.transaction((tx) => knowSpend(tx, txid, deed));
   return { ok: true };
+}
+
+/** A spend of the wallet that is no payout is known from now on. `txid` in wire order. */
+export async function knowSpend(tx: Tx, txid: Uint8Array, deed: Deed): Promise<void> {
+  const { actor, reason, atMs } = deed;
+  await insertSpend(tx, { txid, note: reason, atMs });
+  await note(tx, null, actor, 'spend-known', `${encodeHexReversed(txid)}: ${reason}`, atMs);
+}
+
+/** The batch that a transaction of ours pays, confirmed or not; null when it is none of ours. `txid` in wire order. */
+export async function batchOfTransaction(tx: Tx, txid: Uint8Array): Promise<bigint | null> {
+  const [row] = await tx.query<{ batch_id: bigint }>(
+    'SELECT batch_id FROM payout_generations WHERE txid = $1',
+    [txid],
+  );
+  return row?.batch_id ?? null;
 }
 
 async function insertSpend(

@@ -25,10 +25,15 @@ export function ruinPpm(facts: {
   if (blockRewardSats <= 0n) return 0;
   const exponentNano =
     (2n * BigInt(feePpm) * reserveSats * BigInt(BILLION)) / (blockRewardSats * BigInt(MILLION));
-  return Math.ceil(MILLION * Math.exp(-Number(exponentNano) / BILLION));
+  return ppmOf(Number(exponentNano));
 }
 
-/** The smallest reserve whose bound on ruin is at most `ruinPpmMax`, rounded up; null when no reserve is enough. */
+/** exp(−exponent) in ppm, rounded up. */
+function ppmOf(exponentNano: number): number {
+  return Math.ceil(MILLION * Math.exp(-exponentNano / BILLION));
+}
+
+/** The smallest reserve whose bound on ruin (`ruinPpm`) is at most `ruinPpmMax`; null when no reserve is enough. */
 export function reserveNeededSats(facts: {
   ruinPpmMax: number;
   blockRewardSats: bigint;
@@ -37,9 +42,10 @@ export function reserveNeededSats(facts: {
   const { ruinPpmMax, blockRewardSats, feePpm } = facts;
   if (ruinPpmMax >= MILLION) return 0n;
   if (feePpm <= 0 || ruinPpmMax <= 0) return null;
-  // One part in 10^9 more than needed, which is more than the error of the logarithm.
-  const exponentNano = BigInt(Math.ceil(Math.log(MILLION / ruinPpmMax) * BILLION) + 1);
-  const numerator = blockRewardSats * exponentNano * BigInt(MILLION);
+  // The logarithm may be off in its last places: from there to the smallest exponent by which `ruinPpm` itself keeps the bound.
+  let exponentNano = Math.floor(Math.log(MILLION / ruinPpmMax) * BILLION) - 2;
+  while (ppmOf(exponentNano) > ruinPpmMax) exponentNano += 1;
+  const numerator = blockRewardSats * BigInt(exponentNano) * BigInt(MILLION);
   const divisor = 2n * BigInt(feePpm) * BigInt(BILLION);
   return (numerator + divisor - 1n) / divisor;
 }

@@ -106,7 +106,7 @@ export async function fundPool(desk: Desk, db: Db, request: Request): Promise<Ex
 type Tx = Pick<Db, 'query'>;
 
 /** The constraint that keeps balances from going below zero. */
-const BELOW_ZERO = 'ledger_accounts_balance';
+export const BELOW_ZERO = 'ledger_accounts_balance';
 
 type Booking = {
   action: 'credit' | 'fund';

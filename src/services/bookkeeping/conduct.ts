@@ -14,23 +14,35 @@ import type { Format } from './table.ts';
 /** A value that was read from a word, or an exit code after the reason was told. */
 export type Read<T> = { ok: true; value: T } | { ok: false; exitCode: ExitCode };
 
+/** A command and its subcommands. */
+export type Command = { name: string; forms: readonly Form[] };
+
+/** Reads the words behind a command; where they ask for help or make no sense, the usage is told. Needs no configuration. */
+export function readWords(
+  desk: Pick<Desk, 'print' | 'complain'>,
+  command: Command,
+  argv: readonly string[],
+): Read<Request> {
+  const answer = readRequest(command.forms, argv);
+  if (answer.kind === 'request') return yes(answer.request);
+  const lines = usageLines(command.name, command.forms);
+  if (answer.kind === 'help') {
+    for (const line of lines) desk.print(line);
+    return { ok: false, exitCode: EXIT.done };
+  }
+  for (const line of [...answer.errors, 'Usage:', ...lines]) desk.complain(line);
+  return { ok: false, exitCode: EXIT.usage };
+}
+
 /** Reads the words and runs the request on the database. What is printed goes through the desk that `run` gets. */
 export async function conduct(
   desk: Desk,
-  command: { name: string; forms: readonly Form[] },
+  command: Command,
   argv: readonly string[],
   run: (desk: Desk, db: Db, request: Request) => Promise<ExitCode>,
 ): Promise<ExitCode> {
-  const answer = readRequest(command.forms, argv);
-  if (answer.kind === 'help') {
-    for (const line of usageLines(command.name, command.forms)) desk.print(line);
-    return EXIT.done;
-  }
-  if (answer.kind === 'usage') {
-    const lines = [...answer.errors, 'Usage:', ...usageLines(command.name, command.forms)];
-    for (const line of lines) desk.complain(line);
-    return EXIT.usage;
-  }
+  const words = readWords(desk, command, argv);
+  if (!words.ok) return words.exitCode;
   let db: Db;
   try {
     db = await desk.openDb();
@@ -48,7 +60,7 @@ export async function conduct(
     }
   };
   try {
-    return await run({ ...desk, print }, db, answer.request);
+    return await run({ ...desk, print }, db, words.value);
   } catch (error) {
     // As with `| head`: whoever read has seen enough.
     if (isReaderGone) return EXIT.done;

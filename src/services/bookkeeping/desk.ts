@@ -4,6 +4,7 @@
 
 import type { Network } from '../../core/bitcoin/network.ts';
 import type { PayoutPolicy, PoolRules } from '../../core/ledger/rules.ts';
+import type { Rpc } from '../../core/node/rpc.ts';
 import type { Clock, Db } from '../../ports.ts';
 
 export type Desk = {
@@ -20,6 +21,8 @@ export type Desk = {
   pools: readonly PoolRules[];
   /** Null: nothing is paid out. */
   policy: PayoutPolicy | null;
+  /** The wallet that payouts go out from; without it the operator's word is taken for what it would say. */
+  wallet?: Rpc | null;
   /** Who is at the terminal: the user of the operating system. Stands in the audit trail. */
   actor: string;
 };

@@ -25,8 +25,17 @@ import { listRounds, readRound, type StoredRound } from '../../store/rounds.ts';
 import { listSchemes } from '../../store/schemes.ts';
 import { type Form, printable, type Request } from './arguments.ts';
 import { creditByHand, describeSettings, fundPool, reverseRound, setAccount } from './bookings.ts';
-import { conduct, misuse, readAccount, readFormat, readLimit, refuse } from './conduct.ts';
+import {
+  type Command,
+  conduct,
+  misuse,
+  readAccount,
+  readFormat,
+  readLimit,
+  refuse,
+} from './conduct.ts';
 import { type Desk, EXIT, type ExitCode } from './desk.ts';
+import { printList } from './list.ts';
 import {
   exportProof,
   exportRound,
@@ -46,6 +55,7 @@ import {
   TEXT_ROWS,
   type Value,
 } from './table.ts';
+import { withdraw } from './withdrawal.ts';
 
 const EXPORT = { csv: null, json: null } as const;
 
@@ -101,6 +111,13 @@ const FORMS: readonly Form[] = [
     what: 'Books money that the operator has put into the wallet: the reserve of a PPS pool, else the operator’s own.',
   },
   {
+    name: 'withdraw',
+    words: ['AMOUNT'],
+    options: { txid: 'TXID', fee: 'AMOUNT', reason: 'TEXT', yes: null },
+    needs: ['txid', 'reason'],
+    what: 'Books money of the operator that he has sent out of the wallet in transaction TXID: AMOUNT is what left it without the network fee, which is an expense of the pool. The wallet is asked; --fee names the fee where it can not be. From then on the transaction is known, as after "payout acknowledge".',
+  },
+  {
     name: 'set',
     words: ['ADDRESS'],
     options: {
@@ -143,9 +160,11 @@ const FORMS: readonly Form[] = [
   },
 ];
 
+export const LEDGER_COMMAND: Command = { name: 'ledger', forms: FORMS };
+
 /** Runs `headframe ledger` with the words behind it. Never throws for what is expected. */
 export function runLedgerCommand(given: Desk, argv: readonly string[]): Promise<ExitCode> {
-  return conduct(given, { name: 'ledger', forms: FORMS }, argv, async (desk, db, request) => {
+  return conduct(given, LEDGER_COMMAND, argv, async (desk, db, request) => {
     switch (request.name) {
       case 'balances':
         return printBalances(desk, db, request);
@@ -161,6 +180,8 @@ export function runLedgerCommand(given: Desk, argv: readonly string[]): Promise<
         return creditByHand(desk, db, request);
       case 'fund':
         return fundPool(desk, db, request);
+      case 'withdraw':
+        return withdraw(desk, db, request);
       case 'set':
         return setAccount(desk, db, request);
       case 'schemes':
@@ -351,19 +372,14 @@ const NOTE_COLUMNS: readonly Column[] = [
   { name: 'detail', kind: 'text' },
 ];
 
-async function printNotes(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
-  const format = readFormat(desk, request);
-  if (!format.ok) return format.exitCode;
-  const limit = readLimit(desk, request, format.value === 'text' ? TEXT_ROWS : EXPORT_ROWS);
-  if (!limit.ok) return limit.exitCode;
-  const rows = pages<Awaited<ReturnType<typeof listNotes>>[number], Value[]>(
-    (last, count) =>
+function printNotes(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
+  return printList<Awaited<ReturnType<typeof listNotes>>[number]>(desk, request, {
+    columns: NOTE_COLUMNS,
+    read: (last, count) =>
       listNotes(db, { limit: count, ...(last === null ? {} : { beforeId: last.noteId }) }),
-    limit.value,
-    (note) => [note.atMs, note.actor, note.action, JSON.stringify(note.detail)],
-  );
-  await printTable(desk, format.value, NOTE_COLUMNS, rows, 'Nothing was changed by hand.');
-  return EXIT.done;
+    rowsOf: (note) => [[note.atMs, note.actor, note.action, JSON.stringify(note.detail)]],
+    empty: 'Nothing was changed by hand.',
+  });
 }
 
 // ── Schemes ──────────────────────────────────────────────────────────────────────────────────────────────────────────

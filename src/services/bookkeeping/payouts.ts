@@ -36,27 +36,20 @@ import {
 import { type Form, printable, type Request } from './arguments.ts';
 import {
   actorOf,
+  type Command,
   conduct,
   isConfirmed,
   misuse,
   type Read,
   readAddress,
   readFormat,
-  readLimit,
   reasonOf,
   refuse,
 } from './conduct.ts';
 import { type Desk, EXIT, type ExitCode } from './desk.ts';
 import { readTextFile, writeNewFile } from './files.ts';
-import {
-  type Column,
-  EXPORT_ROWS,
-  formatTime,
-  pages,
-  printTable,
-  TEXT_ROWS,
-  type Value,
-} from './table.ts';
+import { printList } from './list.ts';
+import { type Column, formatTime, printTable, type Value } from './table.ts';
 
 const EXPORT = { csv: null, json: null } as const;
 const PSBT_BYTES_MAX = 8 * 1024 * 1024;
@@ -131,9 +124,11 @@ const FORMS: readonly Form[] = [
   },
 ];
 
+export const PAYOUT_COMMAND: Command = { name: 'payout', forms: FORMS };
+
 /** Runs `headframe payout` with the words behind it. Never throws for what is expected. */
 export function runPayoutCommand(given: Desk, argv: readonly string[]): Promise<ExitCode> {
-  return conduct(given, { name: 'payout', forms: FORMS }, argv, async (desk, db, request) => {
+  return conduct(given, PAYOUT_COMMAND, argv, async (desk, db, request) => {
     switch (request.name) {
       case 'plan':
         return printPlan(desk, db, request);
@@ -362,48 +357,34 @@ const BATCH_COLUMNS: readonly Column[] = [
   { name: 'reason', kind: 'text' },
 ];
 
-async function printBatches(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
-  const format = readFormat(desk, request);
-  if (!format.ok) return format.exitCode;
-  const limit = readLimit(desk, request, format.value === 'text' ? TEXT_ROWS : EXPORT_ROWS);
-  if (!limit.ok) return limit.exitCode;
-  if (format.value === 'text') await printControl(desk, db);
-  const batches = pages<PayoutBatch, PayoutBatch>(
-    (last, count) =>
+function printBatches(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
+  const isEach = request.options.has('payouts');
+  return printList<PayoutBatch>(desk, request, {
+    columns: isEach ? ITEM_COLUMNS : BATCH_COLUMNS,
+    read: (last, count) =>
       listBatches(db, { limit: count, ...(last === null ? {} : { belowId: last.batchId }) }),
-    limit.value,
-    (batch) => batch,
-  );
-  const note = 'Nothing was paid yet.';
-  if (request.options.has('payouts')) {
-    await printTable(desk, format.value, ITEM_COLUMNS, itemRows(db, batches), note);
-  } else await printTable(desk, format.value, BATCH_COLUMNS, batchRows(batches), note);
-  return EXIT.done;
+    rowsOf: (batch) => (isEach ? readItems(db, batch) : [batchRow(batch)]),
+    empty: 'Nothing was paid yet.',
+    begin: () => printControl(desk, db),
+  });
 }
 
-async function* batchRows(batches: AsyncIterable<PayoutBatch>): AsyncGenerator<Value[], void> {
-  for await (const batch of batches) {
-    yield [
-      batch.batchId,
-      batch.createdAtMs,
-      batch.state,
-      batch.stateAtMs,
-      batch.signing,
-      batch.feePolicy,
-      batch.totalSats,
-      batch.reason,
-    ];
-  }
+function batchRow(batch: PayoutBatch): Value[] {
+  return [
+    batch.batchId,
+    batch.createdAtMs,
+    batch.state,
+    batch.stateAtMs,
+    batch.signing,
+    batch.feePolicy,
+    batch.totalSats,
+    batch.reason,
+  ];
 }
 
-async function* itemRows(
-  db: Db,
-  batches: AsyncIterable<PayoutBatch>,
-): AsyncGenerator<Value[], void> {
-  for await (const { batchId } of batches) {
-    const batch = await readBatch(db, batchId);
-    if (batch !== null) yield* itemsOf(batch);
-  }
+async function readItems(db: Db, { batchId }: PayoutBatch): Promise<Value[][]> {
+  const batch = await readBatch(db, batchId);
+  return batch === null ? [] : itemsOf(batch);
 }
 
 async function findBatch(desk: Desk, db: Db, text: string): Promise<Read<BatchDetail>> {

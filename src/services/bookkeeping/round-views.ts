@@ -18,20 +18,12 @@ import { listBlocks } from '../../store/blocks.ts';
 import { listRounds, readRound, type StoredRound } from '../../store/rounds.ts';
 import { readWindowShares } from '../../store/windows.ts';
 import { printable, type Request } from './arguments.ts';
-import { misuse, type Read, readAccount, readFormat, readLimit, refuse } from './conduct.ts';
+import { misuse, type Read, readAccount, readFormat, refuse } from './conduct.ts';
 import { type Desk, EXIT, type ExitCode } from './desk.ts';
 import { DamagedFileError, writeNewFile } from './files.ts';
+import { printList } from './list.ts';
 import { encodeProof, encodeShares, readShares } from './rounds.ts';
-import {
-  type Column,
-  EXPORT_ROWS,
-  formatTime,
-  PAGE,
-  pages,
-  printTable,
-  TEXT_ROWS,
-  type Value,
-} from './table.ts';
+import { type Column, formatTime, PAGE, printTable } from './table.ts';
 
 const ROUND_COLUMNS: readonly Column[] = [
   { name: 'found', kind: 'time' },
@@ -47,36 +39,33 @@ const ROUND_COLUMNS: readonly Column[] = [
   { name: 'root', kind: 'text' },
 ];
 
-export async function printRounds(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
-  const format = readFormat(desk, request);
-  if (!format.ok) return format.exitCode;
-  const limit = readLimit(desk, request, format.value === 'text' ? TEXT_ROWS : EXPORT_ROWS);
-  if (!limit.ok) return limit.exitCode;
+export function printRounds(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
   const pool = request.options.get('pool');
-  const rows = pages<StoredRound, Value[]>(
-    (last, count) =>
+  return printList<StoredRound>(desk, request, {
+    columns: ROUND_COLUMNS,
+    read: (last, count) =>
       listRounds(db, {
         limit: count,
         ...(pool === undefined ? {} : { pool }),
         ...(last === null ? {} : { beforeId: last.roundId }),
       }),
-    limit.value,
-    (round) => [
-      round.foundAtMs,
-      round.height,
-      encodeHexReversed(round.blockHash),
-      round.generation,
-      round.pool,
-      round.scheme,
-      round.state,
-      round.rewardSats,
-      round.operatorSats,
-      round.developerSats,
-      encodeHex(round.root),
+    rowsOf: (round) => [
+      [
+        round.foundAtMs,
+        round.height,
+        encodeHexReversed(round.blockHash),
+        round.generation,
+        round.pool,
+        round.scheme,
+        round.state,
+        round.rewardSats,
+        round.operatorSats,
+        round.developerSats,
+        encodeHex(round.root),
+      ],
     ],
-  );
-  await printTable(desk, format.value, ROUND_COLUMNS, rows, 'No block was credited yet.');
-  return EXIT.done;
+    empty: 'No block was credited yet.',
+  });
 }
 
 /** The newest generation of a block's round, by hash or by height. */

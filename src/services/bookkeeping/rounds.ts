@@ -16,21 +16,25 @@ import {
   verifyProof,
   verifyStatement,
 } from '../../core/ledger/statement.ts';
-import { type Form, printable, readRequest, usageLines } from './arguments.ts';
+import { printable, usageLines } from './arguments.ts';
+import { type Command, readWords } from './conduct.ts';
 import { type Desk, EXIT, type ExitCode } from './desk.ts';
 import { DamagedFileError, readLines, readTextFile } from './files.ts';
 
 const STATEMENT_BYTES_MAX = 64 * 1024 * 1024;
 const PROOF_BYTES_MAX = 256 * 1024;
 
-const FORMS: readonly Form[] = [
-  {
-    name: '',
-    words: ['[FILE]'],
-    options: { shares: 'FILE', proof: 'FILE' },
-    what: 'FILE is a statement that "headframe ledger export-round" wrote: what it says is computed again, amount by amount. With --shares the window is counted again, share by share. With --proof the place of one account in the statement is checked, or, without FILE, in the root that the proof names.',
-  },
-];
+const COMMAND: Command = {
+  name: 'verify-round',
+  forms: [
+    {
+      name: '',
+      words: ['[FILE]'],
+      options: { shares: 'FILE', proof: 'FILE' },
+      what: 'FILE is a statement that "headframe ledger export-round" wrote: what it says is computed again, amount by amount. With --shares the window is counted again, share by share. With --proof the place of one account in the statement is checked, or, without FILE, in the root that the proof names.',
+    },
+  ],
+};
 
 /** What `ledger proof` writes: whose credit, in which block's round, and the way to the root. */
 type ProofFile = { version: 1; block: string; root: RoundStatement['root']; proof: CreditProof };
@@ -40,22 +44,15 @@ export async function runVerifyRound(
   desk: Pick<Desk, 'print' | 'complain'>,
   argv: readonly string[],
 ): Promise<ExitCode> {
-  const answer = readRequest(FORMS, argv);
-  const lines = usageLines('verify-round', FORMS);
-  if (answer.kind === 'help') {
-    for (const line of lines) desk.print(line);
-    return EXIT.done;
-  }
-  if (answer.kind === 'usage') {
-    for (const line of [...answer.errors, 'Usage:', ...lines]) desk.complain(line);
-    return EXIT.usage;
-  }
-  const { words, options } = answer.request;
+  const request = readWords(desk, COMMAND, argv);
+  if (!request.ok) return request.exitCode;
+  const { words, options } = request.value;
   const [statementPath] = words;
   const sharesPath = options.get('shares');
   const proofPath = options.get('proof');
   if (statementPath === undefined && (proofPath === undefined || sharesPath !== undefined)) {
-    for (const line of ['FILE is missing', 'Usage:', ...lines]) desk.complain(line);
+    const lines = ['FILE is missing', 'Usage:', ...usageLines(COMMAND.name, COMMAND.forms)];
+    for (const line of lines) desk.complain(line);
     return EXIT.usage;
   }
   const findings: string[] = [];

@@ -2,6 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { type Form, readRequest, usageLines } from '../../../src/services/bookkeeping/arguments.ts';
+import { readWords } from '../../../src/services/bookkeeping/conduct.ts';
+import { LEDGER_COMMAND } from '../../../src/services/bookkeeping/ledger.ts';
+import { PAYOUT_COMMAND } from '../../../src/services/bookkeeping/payouts.ts';
 
 const forms: Form[] = [
   { name: 'list', words: [], options: { csv: null }, what: 'Lists.' },
@@ -93,4 +96,29 @@ test('any words give an answer', () => {
     ),
     { numRuns: 500 },
   );
+});
+
+const silent = { print() {}, complain() {} };
+
+test('help and usage of the commands about money need no configuration', () => {
+  for (const [command, name] of [
+    [LEDGER_COMMAND, 'withdraw'],
+    [PAYOUT_COMMAND, 'acknowledge'],
+  ] as const) {
+    for (const argv of [['--help'], ['-h'], [name, '--help'], ['no such thing', '--help']]) {
+      const [out, faults]: [string[], string[]] = [[], []];
+      const desk = {
+        print: (line: string) => out.push(line),
+        complain: (line: string) => faults.push(line),
+      };
+      assert.deepEqual(readWords(desk, command, argv), { ok: false, exitCode: 0 });
+      assert.ok(out.some((line) => line.startsWith(`  headframe ${command.name} ${name} `)));
+      assert.deepEqual(faults, []);
+      assert.deepEqual(readWords(desk, command, ['no such thing']), { ok: false, exitCode: 2 });
+      assert.ok(faults.length > 10);
+    }
+    const words = name === 'withdraw' ? ['1 BTC', '--txid', 'x'] : ['x'];
+    const read = readWords(silent, command, [name, ...words, '--reason', 'y']);
+    assert.ok(read.ok && read.value.name === name);
+  }
 });

@@ -260,7 +260,7 @@ export type Said = { exitCode: ExitCode; out: string[]; faults: string[]; asked:
 /** Somebody at a desk. `answers`: what is said to a question; none is no. */
 export function sitAt(
   db: Db | Error,
-  given: Partial<Pick<Desk, 'pools' | 'policy' | 'clock' | 'actor' | 'print'>> & {
+  given: Partial<Pick<Desk, 'pools' | 'policy' | 'clock' | 'actor' | 'print' | 'wallet'>> & {
     answer?: boolean;
   } = {},
 ): {
@@ -289,6 +289,7 @@ export function sitAt(
           pools: given.pools ?? [MAIN],
           policy: given.policy === undefined ? POLICY : given.policy,
           actor: given.actor ?? 'ada',
+          wallet: given.wallet ?? null,
         },
         argv,
       );
