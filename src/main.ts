@@ -20,10 +20,13 @@ import { readCommand, separateSettings } from './config/command.ts';
 import { readLocalFile } from './config/file.ts';
 import type { ServiceName } from './config/services.ts';
 import { type Config, type ConfigAnswer, readConfig, secretsOf } from './config.ts';
+import type { Rpc } from './core/node/rpc.ts';
+import { walletAddress } from './core/node/wallet.ts';
 import { createLog, type LogOptions, type OpenLog } from './log.ts';
 import type { Clock } from './ports.ts';
-import { runLedgerCommand } from './services/bookkeeping/ledger.ts';
-import { runPayoutCommand } from './services/bookkeeping/payouts.ts';
+import { readWords } from './services/bookkeeping/conduct.ts';
+import { LEDGER_COMMAND, runLedgerCommand } from './services/bookkeeping/ledger.ts';
+import { PAYOUT_COMMAND, runPayoutCommand } from './services/bookkeeping/payouts.ts';
 import { runVerifyRound } from './services/bookkeeping/rounds.ts';
 import { startDevnet } from './services/devnet/devnet.ts';
 import { runDoctor } from './services/doctor/doctor.ts';
@@ -34,6 +37,8 @@ import { type StartService, serve } from './stack/serve.ts';
 
 const EX_FAILED = 1;
 const EX_USAGE = 2;
+/** How long a command waits for the wallet. */
+const WALLET_MS = 15_000;
 
 const clock: Clock = { nowMs: () => Date.now() };
 
@@ -233,6 +238,16 @@ async function swarm(argv: readonly string[]): Promise<void> {
 /** `headframe ledger` and `headframe payout`: on the database of the pool, whether that runs or not. */
 async function bookkeeping(command: 'ledger' | 'payout', argv: readonly string[]): Promise<void> {
   const { settings, words } = separateSettings(argv);
+  // What the commands are can be read without a configuration.
+  const read = readWords(
+    { print: printLine, complain },
+    command === 'ledger' ? LEDGER_COMMAND : PAYOUT_COMMAND,
+    words,
+  );
+  if (!read.ok) {
+    process.exitCode = read.exitCode;
+    return;
+  }
   const answer = configure(settings);
   if (!answer.ok) return refuse(answer.errors, answer.exitCode);
   const { config } = answer;
@@ -243,6 +258,7 @@ async function bookkeeping(command: 'ledger' | 'payout', argv: readonly string[]
     secrets: secretsOf(config),
   });
   let opened: Promise<OpenDatabase> | null = null;
+  const wallet = openWallet(config, log);
   const run = command === 'ledger' ? runLedgerCommand : runPayoutCommand;
   try {
     process.exitCode = await run(
@@ -258,17 +274,25 @@ async function bookkeeping(command: 'ledger' | 'payout', argv: readonly string[]
         network: config.network,
         pools: config.pools,
         policy: config.payouts,
+        wallet,
         actor: userInfo().username,
       },
       words,
     );
   } finally {
+    wallet?.stop();
     // A database that could not be opened has been told of already.
     await (opened as Promise<OpenDatabase> | null)?.then(
       (database) => database.stop(),
       () => {},
     );
   }
+}
+
+/** The wallet that payouts go out from, at the first node. Nothing is connected before it is asked. */
+function openWallet({ nodes: [first], payouts }: Config, log: OpenLog): Rpc | null {
+  if (first === undefined || payouts === null) return null;
+  return createRpc({ ...walletAddress(first, payouts.wallet), timeoutMs: WALLET_MS, log });
 }
 
 /** A question at the terminal; anything but y or yes is no, and so is the absence of a terminal. */

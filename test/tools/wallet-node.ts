@@ -1101,7 +1101,8 @@ export class WalletNode {
         if (known === undefined) throw new RpcError(-8, 'Invalid parameter, unknown transaction');
         if (vout >= known.entry.tx.outputs.length)
           throw new RpcError(-8, 'Invalid parameter, vout index out of bounds');
-        if (!this.#isUnspent(key)) throw new RpcError(-8, 'Invalid parameter, expected unspent output');
+        if (!this.#isUnspent(key))
+          throw new RpcError(-8, 'Invalid parameter, expected unspent output');
         if (unlock === true && !this.#lockedCoins.has(key))
           throw new RpcError(-8, 'Invalid parameter, expected locked output');
         if (unlock !== true && this.#lockedCoins.has(key) && persistent !== true)

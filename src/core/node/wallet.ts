@@ -7,6 +7,7 @@
  * exactly, and the satoshis are read from the text.
  */
 import { decodeHexReversed } from '../bitcoin/bytes.ts';
+import type { NodeAddress } from './rpc.ts';
 
 /** No sum of coins is greater. */
 const SATS_MAX = 2_100_000_000_000_000n;
@@ -52,6 +53,12 @@ export function encodeAmount(sats: bigint): string {
 /** Satoshis per 1,000 virtual bytes → the text that `fee_rate` takes: satoshis per virtual byte, three decimals. */
 export function encodeFeeRate(satsPerKvb: bigint): string {
   return `${satsPerKvb / 1000n}.${(satsPerKvb % 1000n).toString().padStart(3, '0')}`;
+}
+
+/** How to reach one wallet of a node (Core: `/wallet/<name>`, the name percent-encoded). */
+export function walletAddress(node: NodeAddress, wallet: string): NodeAddress {
+  const url = new URL(`wallet/${encodeURIComponent(wallet)}`, node.url).href;
+  return { ...node, name: `${node.name} wallet`, url };
 }
 
 export type WalletInfo = {

@@ -14,6 +14,7 @@ import { performance } from 'node:perf_hooks';
 import { NETWORKS, type Network } from '../../core/bitcoin/network.ts';
 import { decodeChainState } from '../../core/node/answers.ts';
 import type { NodeAddress, OpenRpc, RpcAnswer } from '../../core/node/rpc.ts';
+import { walletAddress } from '../../core/node/wallet.ts';
 import { decodeTemplate } from '../../core/work/template.ts';
 import type { Clock } from '../../ports.ts';
 import { checkWallet, type WalletConfig } from './wallet.ts';
@@ -193,8 +194,8 @@ async function checkPayouts(tools: DoctorTools, config: DoctorConfig): Promise<F
   const [node] = config.nodes;
   if (node === undefined) return [];
   const wallet = config.payouts?.wallet ?? '';
-  const url = new URL(`wallet/${encodeURIComponent(wallet)}`, node.url).href;
-  const rpc = tools.openRpc({ ...node, url }, { timeoutMs: CALL_TIMEOUT_MS, breaker: false });
+  const purpose = { timeoutMs: CALL_TIMEOUT_MS, breaker: false };
+  const rpc = tools.openRpc(walletAddress(node, wallet), purpose);
   try {
     return await checkWallet(rpc, config);
   } finally {

@@ -6,6 +6,7 @@
 import type { Network } from '../../core/bitcoin/network.ts';
 import type { PayoutPolicy, PoolRules, Scheme } from '../../core/ledger/rules.ts';
 import type { NodeAddress, OpenRpc } from '../../core/node/rpc.ts';
+import { walletAddress } from '../../core/node/wallet.ts';
 import type { Bus, Clock, Db, Fault, Log } from '../../ports.ts';
 import { checkSums, countRounds } from '../../store/crediting.ts';
 import { type LedgerKind, readBalance, sumBalances } from '../../store/ledger.ts';
@@ -285,8 +286,7 @@ function openPayer(
   if (first === undefined) throw new Error('payouts need a node');
   const purpose = { timeoutMs: PAYER_TIMEOUT_MS };
   const node = openRpc(first, purpose);
-  const url = new URL(`wallet/${encodeURIComponent(policy.wallet)}`, first.url).href;
-  const wallet = openRpc({ ...first, name: `${first.name} wallet`, url }, purpose);
+  const wallet = openRpc(walletAddress(first, policy.wallet), purpose);
   const payer = createPayer({ clock, log, db, node, wallet, meter, fault }, { network, policy });
   return {
     ...payer,
