@@ -1,10 +1,11 @@
 /**
  * The whole stack: seven services as processes of their own over real servers, two gateways, miners on both; each process is killed once
  * while they mine. In the end every share that was acknowledged stands in the database once, every block that stands in the chain has
- * its round, and the books are right.
+ * its round, the books are right, and all of them end in order while miners still mine.
  */
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
+import { DRAIN_MS_MAX } from '../../src/compose.ts';
 import { encodeHexReversed } from '../../src/core/bitcoin/bytes.ts';
 import { listBlocks } from '../../src/store/blocks.ts';
 import { auditLedger, sumBalances } from '../../src/store/ledger.ts';
@@ -19,7 +20,7 @@ const STALE = 21;
 const PACE_MS = 300;
 const MATURITY = 101;
 const ORPHAN_DEPTH = 6;
-const READY_MS = 120_000;
+const READY_MS = 300_000;
 const DECIDED = new Set(['accepted', 'confirmed', 'orphaned', 'refused']);
 
 /** Mines on one gateway for as long as it is told, with a new connection and worker name whenever the old one ends. */
@@ -79,7 +80,7 @@ async function untilTrue<T>(
   what: string,
   ask: () => Promise<T>,
   isWanted: (answer: T) => boolean,
-  limitMs = 60_000,
+  limitMs = 180_000,
 ): Promise<T> {
   const endMs = performance.now() + limitMs;
   for (;;) {
@@ -112,7 +113,7 @@ if (missing !== null) {
     fleet = await startFleet(servers);
     const { members } = fleet;
     const member = (name: string): Member => members.find((one) => one.name === name)!;
-    await untilAllReady(members);
+    await untilAllReady(members, READY_MS);
     const gateways = [member('stratumd-1'), member('stratumd-2')];
     for (const [at, { ports }] of gateways.entries()) rigs.push(new Rig(`g${at}`, ports.stratum));
     const mined = () => rigs.map(({ acknowledged }) => acknowledged);
@@ -125,7 +126,7 @@ if (missing !== null) {
     // The gateways one after the other, the rest in quick succession: who is gone holds up nobody else.
     const [first, second, ...others] = members;
     for (const victim of [first!, ...others, second!]) {
-      if (victim === second) await untilAllReady(members);
+      if (victim === second) await untilAllReady(members, READY_MS);
       const ones = rigs.filter((_, at) => gateways[at] !== victim);
       const before = ones.map(({ acknowledged }) => acknowledged);
       await victim.killAndStart();
@@ -136,7 +137,7 @@ if (missing !== null) {
       );
       if (victim === first) await untilReady(victim.process, true, READY_MS);
     }
-    await untilAllReady(members);
+    await untilAllReady(members, READY_MS);
     const sum = mined();
     await untilTrue(
       'shares after all kills',
@@ -144,9 +145,17 @@ if (missing !== null) {
       (all) => all.every((one, at) => one > sum[at]!),
     );
     await Promise.all(rigs.map((rig) => rig.end()));
+    const clumsy = await TestMiner.join({
+      port: gateways[0]!.ports.stratum,
+      user: `${POOL_ADDRESS}.clumsy`,
+    });
+    const again = await clumsy.call('mining.submit', await clumsy.acceptedShare());
+    assert.notEqual(again.result, true);
+    clumsy.hangUp();
 
     // No acknowledged share is lost, and none is there twice.
     const tally = new Map(rigs.flatMap((rig) => [...rig.tally]));
+    tally.set('clumsy', { acknowledged: 1, sent: Number.POSITIVE_INFINITY });
     const stored = await untilTrue(
       'acknowledged shares in the database',
       async () =>
@@ -249,6 +258,10 @@ if (missing !== null) {
     assert.ok(workers.some(({ worker }) => worker.startsWith('g0')));
     const page = await (await api.get('api', '/')).text();
     for (const { name } of members) assert.ok(page.includes(name), `${name} is not on the page`);
+    // What was refused is counted there, and no link leads nowhere.
+    assert.match(page, /<td>\d+: (?:duplicate|stale) \d+/);
+    for (const [, link] of page.matchAll(/href="([^"]+)"/g))
+      assert.equal((await api.get('api', link!)).status, 200, link);
     assert.equal((await api.page<{ accounts: unknown[] }>('/api/v1/accounts')).accounts.length, 1);
     if (servers.influx !== null) {
       await api.untilPage<{ points?: { shares: number }[] }>(
@@ -256,6 +269,15 @@ if (missing !== null) {
         ({ points = [] }) => points.length > 0,
       );
     }
+    // All are told to end while miners mine on.
+    for (const [at, { ports }] of gateways.entries())
+      rigs.push(new Rig(`late${at}`, ports.stratum));
+    const late = rigs.slice(-gateways.length);
+    await untilTrue(
+      'shares of the last miners',
+      async () => late.map(({ acknowledged }) => acknowledged),
+      (all) => all.every((one) => one > 0),
+    );
     const codes = await fleet.stop();
     assert.deepEqual(
       codes,
@@ -263,6 +285,15 @@ if (missing !== null) {
       members.map(({ process }) => process.tail().slice(-300)).join('\n'),
     );
     fleet = null;
+    const drains = members.map(({ name, process: { log } }) => {
+      const at = (message: string) =>
+        Date.parse(String(log.findLast((line) => line.message === message)?.time));
+      assert.ok(!log.some(({ message }) => message.startsWith('not everything ended')), name);
+      return { name, tookMs: at('stopped') - at('stopping') };
+    });
+    for (const { name, tookMs } of drains)
+      assert.ok(tookMs < DRAIN_MS_MAX, `${name} took ${tookMs} ms to end`);
+    t.diagnostic(`ends: ${drains.map(({ name, tookMs }) => `${name} ${tookMs} ms`).join(', ')}`);
     t.diagnostic(
       `${rows!.all} shares, ${ours.length} of ${blocks.length} blocks, ${rounds.size} rounds, on ${node.kind}`,
     );
