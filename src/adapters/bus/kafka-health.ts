@@ -32,6 +32,7 @@ export function createKafkaHealth(log: Log): KafkaHealth {
   return {
     failed(part, failure) {
       const error = overheard !== null && !isRefusal(failure) ? overheard : failure;
+      overheard = null;
       errors += 1;
       lastError = reasonOf(error);
       const nowMs = performance.now();
