@@ -29,7 +29,8 @@ export const EX_CONFIG = 78;
 const EX_SOFTWARE = 70;
 const PAUSE_MIN_MS = 100;
 const PAUSE_MAX_MS = 5_000;
-const STOP_THREAD_MS = 4_000;
+/** A gateway has two of them, which end one after the other: with all else that is still less than `DRAIN_MS_MAX`. */
+const STOP_THREAD_MS = 3_000;
 const LOOK_AT_DB_MS = 2_000;
 const DB_CONNECTIONS_MAX = 6;
 
@@ -241,7 +242,6 @@ export async function serve(
     },
     { service, instance, version },
   );
-  frame.keep('report', () => reporter.stop());
 
   const starting = start(frame, config).then(
     (service) => {
@@ -262,6 +262,8 @@ export async function serve(
     reload: async () => reload?.(),
     async stop() {
       ending.abort();
+      // Others should know at once, and no part waits for it.
+      const saying = reporter.stop();
       await starting;
       for (const { name, stop } of started.splice(0).reverse()) {
         try {
@@ -270,6 +272,7 @@ export async function serve(
           log.error('a part did not end in order', { part: name, reason: String(error) });
         }
       }
+      await saying;
     },
   };
 }

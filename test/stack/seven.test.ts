@@ -288,7 +288,10 @@ if (missing !== null) {
     const drains = members.map(({ name, process: { log } }) => {
       const at = (message: string) =>
         Date.parse(String(log.findLast((line) => line.message === message)?.time));
-      assert.ok(!log.some(({ message }) => message.startsWith('not everything ended')), name);
+      assert.ok(
+        !log.some(({ message }) => message.startsWith('not everything ended')),
+        `${name} was cut off: ${JSON.stringify(log.slice(-12))}`,
+      );
       return { name, tookMs: at('stopped') - at('stopping') };
     });
     for (const { name, tookMs } of drains)
