@@ -57,7 +57,8 @@ export function encodeFeeRate(satsPerKvb: bigint): string {
 
 /** How to reach one wallet of a node (Core: `/wallet/<name>`, the name percent-encoded). */
 export function walletAddress(node: NodeAddress, wallet: string): NodeAddress {
-  const url = new URL(`wallet/${encodeURIComponent(wallet)}`, node.url).href;
+  const base = node.url.endsWith('/') ? node.url : `${node.url}/`;
+  const url = `${base}wallet/${encodeURIComponent(wallet)}`;
   return { ...node, name: `${node.name} wallet`, url };
 }
 
