@@ -462,7 +462,7 @@ async function moveTips(
   const times: number[] = [];
   for (let at = 0; at <= count; at++) {
     await delay(400);
-    await Promise.all(clients.map((client) => client.ask('arm')));
+    await Promise.all(clients.map((client) => client.ask('arm', 'asleep')));
     const { toldMs } = await node.ask<{ toldMs: number }>('advance', { weight: LIGHT_WEIGHT });
     const seen = await Promise.all(
       clients.map((client) => client.ask<WatchAnswer>('watched', { timeoutMs: 5_000 })),

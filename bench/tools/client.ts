@@ -105,6 +105,7 @@ let lastReadyMs = 0;
 let onReady: (() => void) | null = null;
 let readyDelays: number[] = [];
 let armed = false;
+let isUrgent = false;
 let seen = 0;
 let load: Load | null = null;
 let connecting = 0;
@@ -127,7 +128,7 @@ type Load = {
 };
 
 const fleet = openFleet({
-  isUrgent: () => armed,
+  isUrgent: () => isUrgent,
   open(id) {
     const miner = miners.get(id);
     if (miner === undefined) return;
@@ -535,7 +536,9 @@ serveParent(
     findBlocks,
     sendBlock,
     connect: connectAll,
-    arm() {
+    /** From now on the first bytes of each miner are noted. "asleep": between them the machine is left to others. */
+    arm(how: 'awake' | 'asleep' = 'awake') {
+      isUrgent = how === 'awake';
       for (const miner of miners.values()) miner.seenMs = 0;
       seen = 0;
       armed = true;
@@ -545,6 +548,7 @@ serveParent(
       const until = monotonicMs() + args.timeoutMs;
       while (seen < miners.size && monotonicMs() < until) await delay(5);
       armed = false;
+      isUrgent = false;
       const times = Float64Array.from(
         [...miners.values()].filter((miner) => miner.seenMs > 0).map((miner) => miner.seenMs),
       ).sort();

@@ -35,14 +35,6 @@ export function decodeHex(text: string): Uint8Array | null {
   return seen > 15 ? null : bytes;
 }
 
-/** Whether `decodeHex` would accept the text; a loop, because a regular expression takes four times as long on a block. */
-export function isHex(text: string): boolean {
-  if (text.length % 2 !== 0) return false;
-  let seen = 0;
-  for (let i = 0; i < text.length; i++) seen |= NIBBLES[text.charCodeAt(i)]!;
-  return seen <= 15;
-}
-
 /** Eight hex digits starting at `offset` → unsigned 32-bit integer, or −1 when there are fewer or one is not hex. No allocation. */
 export function decodeHexU32(text: string, offset: number): number {
   if (offset < 0 || offset + 8 > text.length) return -1;

@@ -130,6 +130,8 @@ const WARM_MS = 5000;
 const WATCHED_MAX = 4096;
 /** Candidates whose template has not come yet. */
 const WAITING_MAX = 256;
+/** A template that is still not there by then is lost. */
+const TEMPLATE_LATE_MS = 1000;
 /** Hashes of blocks that are done with, so that a repeated candidate is known. */
 const FINISHED_MAX = 4096;
 const STOP_PATIENCE_MS = 2000;
@@ -262,12 +264,13 @@ export async function startBlockLane(
       known.resolvers.push(resolve);
       return;
     }
-    meter.count('block_without_template');
-    log.error('a found block waits for its template', {
-      hash,
-      jobId: candidate.jobId,
-      height: candidate.height,
-    });
+    // It comes some milliseconds after the job.
+    setTimeout(() => {
+      if (!waiting.has(hash) || stopped) return;
+      meter.count('block_without_template');
+      const { jobId, height } = candidate;
+      log.error('a found block waits for its template', { hash, jobId, height });
+    }, TEMPLATE_LATE_MS).unref();
     if (waiting.size >= WAITING_MAX) {
       const oldest = waiting.keys().next().value!;
       waiting.delete(oldest);

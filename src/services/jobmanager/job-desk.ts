@@ -7,6 +7,7 @@
  * in our own coinbase or the node is mad, and there is nothing to mine: a job with `createdAtMs` 0 is published, which every gateway
  * reads as older than the limit at which it stops handing out work.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { encodeHexReversed, equalBytes } from '../../core/bitcoin/bytes.ts';
 import type { CoinbasePlan } from '../../core/ledger/plan.ts';
 import { type ProposalVerdict, readProposalAnswer } from '../../core/node/answers.ts';
@@ -20,6 +21,10 @@ import type { JobIds } from './job-ids.ts';
 import { emptyTemplate, encodeProposalFronts } from './proposal.ts';
 
 const PUBLISH_ATTEMPTS_MAX = 5;
+/** How long the transactions of a job wait for word that the job is out, and its checks for word that the transactions are. */
+const OUT_MS = 100;
+/** What gateways on the same machine need to tell their miners of a job. */
+const TELL_MS = 10;
 /** Shares of an older job are stale by any rule. */
 const CACHED_MS = 3_600_000;
 
@@ -54,7 +59,7 @@ type Made = {
 export type JobDesk = {
   /**
    * A fresh, decoded template of the node in use. `verify` checks what was left unchecked to be quick and gives a reason when the
-   * template is broken; it runs after publishing on a new tip.
+   * template is broken; on a new tip it runs when the job is out.
    */
   offer(template: Template, node: Rpc, verify: () => string | null): Promise<void>;
   /** The job now in the hands of miners, or null. */
@@ -77,8 +82,6 @@ export function createJobDesk(
     ids: JobIds;
     meter: Meter;
     fault: Fault;
-    /** Runs something after the current turn of the event loop. */
-    defer: (work: () => void) => void;
     /** Work of the chain up to this block (wire order), as far as a node has told. */
     workOf: (blockHash: Uint8Array) => bigint | null;
     /** Where jobs are kept by id for whoever asks; may forget them. */
@@ -99,6 +102,8 @@ export function createJobDesk(
   let plans: readonly CoinbasePlan[] = [];
   let stopped = false;
   let isSayingAgain = false;
+  /** A job that is on its way out: its transactions follow it. */
+  let unsent: Made | null = null;
 
   function encode({ job }: Made, isAgain: boolean): Uint8Array {
     const tipWork = tools.workOf(job.previousHash);
@@ -151,23 +156,14 @@ export function createJobDesk(
     }
   }
 
-  function publish(made: Made): void {
-    const { job, template } = made;
+  function publish(made: Made, verify: (() => string | null) | null = null): void {
+    const { job } = made;
+    void sendTransactions();
     published = made;
+    unsent = made;
     fault('job.beforePublish');
-    const body = {
-      jobId: job.jobId,
-      height: job.height,
-      previousHash: job.previousHash,
-      transactionCount: job.transactionCount,
-      body: concatTransactions(template),
-      witness: job.witnessCommitment !== null,
-    };
-    // The body goes first: whoever mines on this job can have his block assembled.
-    void send('mining.templates', encodeTemplateBody(body), made);
-    fault('job.betweenPublish');
     const encoded = encode(made, false);
-    void send('mining.jobs', encoded, made);
+    void followUp(made, verify, send('mining.jobs', encoded, made));
     void tools.cache?.set(`job:${job.jobId}`, encoded, CACHED_MS);
     void tools.cache?.set('job:current', encoded, CACHED_MS);
     meter.count('jobs_published', { clean: String(job.clean), rank: made.rank });
@@ -180,7 +176,47 @@ export function createJobDesk(
       valueSats: Number(job.coinbaseValueSats),
       node: made.node.name,
     });
-    if (made.rank !== 'stop') check(made);
+  }
+
+  /**
+   * Megabytes and their checks would hold up the few hundred bytes that miners wait for, here and on the way: they come after. A block
+   * that is found before its transactions are there waits for them.
+   */
+  async function followUp(
+    made: Made,
+    verify: (() => string | null) | null,
+    told: Promise<void>,
+  ): Promise<void> {
+    await atMost(told, OUT_MS);
+    await sleep(TELL_MS);
+    if (unsent === made) await atMost(sendTransactions(), OUT_MS);
+    if (stopped || published !== made) return;
+    const reason = verify === null ? null : verify();
+    if (reason !== null) withdraw(made, reason);
+    else if (made.rank !== 'stop') check(made);
+  }
+
+  /** Of the job that is on its way out, if they still wait. Resolves when they are out. */
+  async function sendTransactions(): Promise<void> {
+    if (unsent === null) return;
+    const made = unsent;
+    unsent = null;
+    fault('job.betweenPublish');
+    const { job, template } = made;
+    const body = concatTransactions(template);
+    if (body === null) {
+      log.error('transactions of a job are not hex', { jobId: job.jobId, node: made.node.name });
+      return;
+    }
+    const encoded = encodeTemplateBody({
+      jobId: job.jobId,
+      height: job.height,
+      previousHash: job.previousHash,
+      transactionCount: job.transactionCount,
+      body,
+      witness: job.witnessCommitment !== null,
+    });
+    await send('mining.templates', encoded, made);
   }
 
   /** One proposal at a time per node; of those that wait only the newest is worth asking about. */
@@ -329,14 +365,7 @@ export function createJobDesk(
         if (verdict.kind === 'inconclusive' && !newTip) return;
         if (verdict.kind !== 'inconclusive' && made.rank === 'whole') checkFirst.delete(node.name);
       }
-      publish(made);
-      if (newTip) {
-        tools.defer(() => {
-          if (stopped || published !== made) return;
-          const reason = verify();
-          if (reason !== null) withdraw(made, reason);
-        });
-      }
+      publish(made, newTip ? verify : null);
     },
     current: () => published?.job ?? null,
     setPlans(given) {
@@ -355,18 +384,31 @@ export function createJobDesk(
         });
     },
     stop() {
+      void sendTransactions();
       stopped = true;
     },
   };
 }
 
-/** All transactions of a template, raw, one after the other: hex is decoded straight into its place. */
-export function concatTransactions(template: Template): Uint8Array {
-  let length = 0;
-  for (const { data } of template.transactions) length += data.length / 2;
+/** All transactions of a template, raw, one after the other: hex is decoded straight into its place. Null when one is not hex. */
+export function concatTransactions(template: Template): Uint8Array | null {
+  let digits = 0;
+  for (const { data } of template.transactions) digits += data.length;
+  if (digits % 2 !== 0) return null;
   // Not from the pool: these bytes cross to other threads.
-  const body = Buffer.allocUnsafeSlow(length);
+  const body = Buffer.allocUnsafeSlow(digits / 2);
   let offset = 0;
   for (const { data } of template.transactions) offset += body.write(data, offset, 'hex');
-  return body;
+  // Writing ends at the first character that is none.
+  return offset === body.length ? body : null;
+}
+
+/** Waits for something, but not longer than this. */
+async function atMost(what: Promise<void>, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs);
+  });
+  await Promise.race([what, over]);
+  clearTimeout(timer);
 }

@@ -151,7 +151,6 @@ export async function startJobmanager(
       ids,
       meter,
       fault,
-      defer: (work) => void setImmediate(work),
       workOf: (blockHash) => chainWorks.get(encodeHexReversed(blockHash)) ?? null,
       cache: tools.cache ?? null,
     },
@@ -274,8 +273,6 @@ export async function startJobmanager(
       if (tipNow !== null) rememberTip(tipNow);
       pastTips.delete(tip);
     }
-    // The node is further than the poll knows.
-    if (tip !== source.watch.view.bestHashDisplay) source.watch.poll();
     source.lateSinceMs = null;
     const verify = () => {
       const again = decodeTemplate(result, options.network);
@@ -285,6 +282,8 @@ export async function startJobmanager(
       .offer(template, source.watch.rpc, verify)
       .catch(failedToBuild)
       .finally(() => tellStatus());
+    // The node is further than the poll knows.
+    if (tip !== source.watch.view.bestHashDisplay) source.watch.poll();
   }
 
   function rememberTip(tip: string): void {
@@ -319,6 +318,11 @@ export async function startJobmanager(
     }
   }
 
+  function isMinedOn(tip: string | null): boolean {
+    const job = desk.current();
+    return job !== null && encodeHexReversed(job.previousHash) === tip;
+  }
+
   function onNodeEvent(watch: NodeWatch, event: NodeEvent): void {
     const source = sources.get(watch.view.name);
     if (source === undefined || stopped) return;
@@ -326,6 +330,8 @@ export async function startJobmanager(
       case 'tip':
         if (watch.view.name === current) {
           meter.count('tips', { node: watch.view.name });
+          // The long-poll was quicker, and the job is out.
+          if (isMinedOn(watch.view.bestHashDisplay)) return;
           source.lateSinceMs ??= clock.nowMs();
           void fetchTemplate(source);
         }
@@ -350,9 +356,7 @@ export async function startJobmanager(
     const isNew = !chainWorks.has(bestHashDisplay);
     chainWorks.set(bestHashDisplay, chainWork);
     if (chainWorks.size > PAST_TIPS_MAX) chainWorks.delete(chainWorks.keys().next().value!);
-    const job = desk.current();
-    if (isNew && job !== null && encodeHexReversed(job.previousHash) === bestHashDisplay)
-      sayAgain();
+    if (isNew && isMinedOn(bestHashDisplay)) sayAgain();
   }
 
   /** Only with a node behind it: a job manager without one is to be left for another. */

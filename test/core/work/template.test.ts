@@ -218,11 +218,14 @@ test('J01 a cycle of dependencies', () => {
   assert.match(refusal(answer), /does not stand before it/);
 });
 
-test('without verification the hashes are taken as given, everything else is still checked', () => {
+test('without verification the bytes of transactions are taken as given, everything else is still checked', () => {
   const answer = copy();
   answer.transactions[2].txid = 'ab'.repeat(32);
   assert.ok(decodeTemplate(answer, 'mainnet', { verifyTransactions: false }).ok);
   answer.transactions[2].data = 'xx'.repeat(70);
+  assert.ok(decodeTemplate(answer, 'mainnet', { verifyTransactions: false }).ok);
+  assert.match(refusal(answer), /transaction 3 has data that is not hex/);
+  answer.transactions[2].txid = 'ab'.repeat(31);
   assert.ok(!decodeTemplate(answer, 'mainnet', { verifyTransactions: false }).ok);
 });
 

@@ -139,6 +139,7 @@ describe('jobs', () => {
     assert.equal(job.clean, true);
     assert.equal(job.height, 1);
     assert.equal(job.transactionCount, 2);
+    await until('its body', () => world.bodies.has(job.jobId));
     const body = world.bodies.get(job.jobId)!;
     assert.equal(
       Buffer.from(body.body).toString('hex'),
