@@ -480,7 +480,7 @@ type Road = { times: number[]; missing: number };
  * Finds blocks on the present job and sends one at a time. Through Kafka a block is on its way long after it has reached the node, with its
  * four megabytes in four processes: the next one waits until that is over, as it would in any chain.
  */
-async function winBlocks(node: Child, client: Child, count: number, pauseMs = 200): Promise<Road> {
+async function winBlocks(node: Child, client: Child, count: number, pauseMs = 500): Promise<Road> {
   await client.ask('findBlocks', { count, targetTop: TARGET_TOP });
   await node.ask('submissions');
   const sent: { headerHex: string; sentMs: number }[] = [];

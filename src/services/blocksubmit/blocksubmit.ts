@@ -18,7 +18,7 @@ import {
 
 export type BlocksubmitOptions = Omit<
   BlockLaneOptions,
-  'isSecondRoad' | 'shelfBytesMax' | 'syncPatienceMs'
+  'isSecondRoad' | 'shelfBytesMax' | 'diskPatienceMs' | 'syncPatienceMs'
 >;
 
 export type Blocksubmit = {
@@ -42,8 +42,6 @@ export async function startBlocksubmit(
     ...options,
     isSecondRoad: true,
     shelfBytesMax: SHELF_BYTES_MAX,
-    // The finder's disk has it as well.
-    syncPatienceMs: 0,
   });
   const jobs = new Map<string, Pick<Job, 'networkTarget' | 'previousHash' | 'branch'>>();
   let assembled = 0;

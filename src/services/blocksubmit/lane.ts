@@ -5,7 +5,7 @@
  * A candidate comes in, the block is put together from the template's prepared hex, written to disk and handed to every node at once.
  * The disk comes first, within limits: the block goes out when it is synced, or when the kernel has the bytes (so that no death of the
  * process can lose them) and the sync of a full block takes longer than `syncPatienceMs`; a disk that takes not even the bytes is
- * given `diskPatienceMs`, and an error of the disk holds nothing up. After that
+ * given `diskPatienceMs`, and an error of the disk holds nothing up. On the second road it goes out at once. After that
  * `decide.ts` says what to do: repeat, look where the block is, follow it until it is final, also across restarts. What happens is
  * told on the bus (`block.candidates`, `block.outcome`) when the bus has time.
  */
@@ -86,7 +86,7 @@ export type BlockLaneOptions = {
   shelfBytesMax?: number;
   /** How often a node is asked for its tip, which also keeps a connection warm. */
   warmMs?: number;
-  /** Finds come from others, who have told of them and have them on disk: none is told of again. */
+  /** Finds come from others, who have told of them and have them on disk: none is told of again, or waits for the disk here. */
   isSecondRoad?: boolean;
 };
 
@@ -318,6 +318,12 @@ export async function startBlockLane(
     block.foundAtMs = receivedAtMs;
     block.keptResolvers = resolvers;
     block.receivedAtMs = receivedAtMs;
+    if (options.isSecondRoad) {
+      pump(block);
+      tell(block);
+      keep(block, parts).synced.catch(() => {});
+      return;
+    }
     fault('block.beforeDisk');
     const writing = keep(block, parts);
     // While the disk works: others have a road of their own to the nodes.
