@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, it } from 'node:test';
 import { createMemoryBus } from '../../../src/adapters/bus/memory.ts';
-import { createDisk } from '../../../src/adapters/disk.ts';
+import { createDisk, type Disk } from '../../../src/adapters/disk.ts';
 import { createRpc } from '../../../src/adapters/node/rpc.ts';
 import { assembleBlock } from '../../../src/core/bitcoin/block.ts';
 import { encodeHexReversed } from '../../../src/core/bitcoin/bytes.ts';
@@ -130,7 +130,7 @@ function solve(node: FakeNode, nonce = 1) {
   return { block, hash, job, candidate, template, record: { key: 'k', value } };
 }
 
-async function start(nodes: FakeNode[], dataDir: string) {
+async function start(nodes: FakeNode[], dataDir: string, disk: Disk = createDisk()) {
   const log = createMemoryLog();
   const bus = createMemoryBus({ log });
   const states = new Map<string, string[]>();
@@ -155,7 +155,7 @@ async function start(nodes: FakeNode[], dataDir: string) {
       clock: { nowMs: () => Date.now() },
       log,
       bus,
-      disk: createDisk(),
+      disk,
       openRpc: (address, purpose) => createRpc({ ...address, ...purpose, log }),
     },
     {
@@ -216,6 +216,35 @@ describe('a solved block', () => {
     const other = await start([node], await createDirectory());
     await other.bus.publish('block.solved', [record]);
     await until('accepted too', () => other.states.get(hash)?.includes('accepted') ?? false);
+  });
+
+  it('is at the node while the disk still writes, and counts as read when it is written', async () => {
+    const node = await createNode();
+    const disk = createDisk();
+    const writes = Promise.withResolvers<void>();
+    const slow: Disk = {
+      ...disk,
+      async open(path, how) {
+        const file = await disk.open(path, how);
+        return {
+          ...file,
+          async write(bytes, position) {
+            await writes.promise;
+            await file.write(bytes, position);
+          },
+        };
+      },
+    };
+    const world = await start([node], await createDirectory(), slow);
+    const { hash, record } = solve(node);
+    let isRead = false;
+    const reading = world.bus.publish('block.solved', [record]).then(() => {
+      isRead = true;
+    });
+    await until('accepted', () => world.states.get(hash)?.includes('accepted') ?? false);
+    assert.equal(isRead, false);
+    writes.resolve();
+    await reading;
   });
 
   it('is on disk when its record counts as read, and is taken up again after a death', async () => {

@@ -188,6 +188,63 @@ describe('jobs', () => {
     await until('a job on the new tip', () => world.lastTip() === block.hash);
   });
 
+  it('a tip that the long-poll has brought costs no second template', async () => {
+    const node = await createNode();
+    const world = await start([node], { pollMs: 100_000, lookMs: 100_000 });
+    const asked = (isLong: boolean) =>
+      node.callsOf('getblocktemplate').filter(({ params }) => {
+        const [request] = params as [{ mode?: string; longpollid?: string }];
+        return request.mode === undefined && (request.longpollid !== undefined) === isLong;
+      }).length;
+    await until('a first job', () => world.jobs.length > 0);
+    await until('a long-poll', () => asked(true) === 1);
+    const before = asked(false);
+    const block = node.mine();
+    await until('a job on it', () => world.lastTip() === block.hash);
+    await until('the poll knows the tip too', () => (world.counts.get('tips') ?? 0) === 2);
+    await until('the next long-poll', () => asked(true) === 2);
+    assert.equal(asked(false), before);
+  });
+
+  it('a job does not wait for its transactions', async () => {
+    const node = await createNode();
+    node.transactions = [fakeTransaction(0, 20)];
+    const told: string[] = [];
+    const world = await start([node]);
+    await until('its body', () => world.bodies.size > 0);
+    await world.bus.subscribe('mining.jobs', 'order', async (records) => {
+      for (const { value } of records) {
+        const decoded = decodeJob(value);
+        if (decoded.ok) told.push(`job ${decoded.value.jobId}`);
+      }
+    });
+    await world.bus.subscribe('mining.templates', 'order', async (records) => {
+      for (const { value } of records) {
+        const decoded = decodeTemplateBody(value);
+        if (decoded.ok) told.push(`transactions ${decoded.value.jobId}`);
+      }
+    });
+    told.length = 0;
+    const block = node.mine();
+    await until('a job on it', () => world.lastTip() === block.hash);
+    const { jobId } = world.last()!;
+    await until('its body', () => world.bodies.has(jobId));
+    assert.deepEqual(told, [`job ${jobId}`, `transactions ${jobId}`]);
+  });
+
+  it('transactions that are no hex are found when the job is out, and the job is withdrawn', async () => {
+    const node = await createNode();
+    const world = await start([node]);
+    await until('a first job', () => world.jobs.length > 0);
+    node.transactions = [{ ...fakeTransaction(0, 20), data: 'zz'.repeat(80) }];
+    const block = node.mine();
+    await until('withdrawn', () => (world.counts.get('jobs_withdrawn') ?? 0) > 0);
+    await until('an empty job on it', () => {
+      const job = world.last()!;
+      return world.lastTip() === block.hash && job.transactionCount === 0 && job.clean;
+    });
+  });
+
   it('refreshes by time, and at once when fees rise enough', async () => {
     const node = await createNode();
     const world = await start([node], {
