@@ -134,6 +134,8 @@ const WAITING_MAX = 256;
 const TEMPLATE_LATE_MS = 1000;
 /** Hashes of blocks that are done with, so that a repeated candidate is known. */
 const FINISHED_MAX = 4096;
+/** Looks at a time, of three questions each: a node has as few as four threads for all who ask, and templates are asked for as well. */
+const LOOKS_MAX = 2;
 const STOP_PATIENCE_MS = 2000;
 const OUTBOX_MAX = 20_000;
 const OUTBOX_RETRY_MS = 1000;
@@ -172,6 +174,9 @@ type Node = {
   away: boolean;
   probing: boolean;
   tipDisplay: string | null;
+  /** Looks at blocks that it answers at this moment, and those that wait for their turn: one of each block at most. */
+  looks: number;
+  turns: (() => void)[];
 };
 
 type Letter = { topic: string; key: string; value: Uint8Array; sent?: () => void };
@@ -215,7 +220,15 @@ export async function startBlockLane(
       timeoutMs: options.lookTimeoutMs ?? LOOK_TIMEOUT_MS,
       breaker: false,
     });
-    nodes.set(address.name, { address, rpc, away: false, probing: false, tipDisplay: null });
+    nodes.set(address.name, {
+      address,
+      rpc,
+      away: false,
+      probing: false,
+      tipDisplay: null,
+      looks: 0,
+      turns: [],
+    });
   }
   const nodeNames = [...nodes.keys()];
 
@@ -568,7 +581,8 @@ export async function startBlockLane(
       case 'submit':
         return performSubmit(block, node);
       case 'look': {
-        const sight = await look(block, node);
+        const sight = await lookInTurn(block, node);
+        if (stopped) return;
         const changed = recordSight(block.progress, action.node, sight, monotonicMs(), limits);
         return after(block, changed);
       }
@@ -658,6 +672,20 @@ export async function startBlockLane(
       return ['', Buffer.from(Buffer.from(bytes).toString('hex'), 'latin1')];
     } catch {
       return null;
+    }
+  }
+
+  /** A block of which nothing is known yet does not wait behind old ones. */
+  async function lookInTurn(block: Watched, node: Node): Promise<Sight> {
+    const isNew = block.foundAtMs !== null && !isDelivered(block.progress);
+    if (isNew || node.looks < LOOKS_MAX) node.looks += 1;
+    else await new Promise<void>((resolve) => node.turns.push(resolve));
+    try {
+      return stopped ? { kind: 'unknown', detail: 'stopped' } : await look(block, node);
+    } finally {
+      // Its place goes to the next, if there is one to have it.
+      if (node.looks <= LOOKS_MAX && node.turns.length > 0) node.turns.shift()!();
+      else node.looks -= 1;
     }
   }
 

@@ -562,6 +562,41 @@ describe('restarts', () => {
     await until('all in the chain', () => blocks.every(({ hash }) => node.isInBestChain(hash)));
   });
 
+  it('many blocks of long ago are looked at two at a time, and a new one before them', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    const first = await start([node], directory);
+    const old: string[] = [];
+    for (let i = 0; i < 8; i++) {
+      const block = makeBlock(node);
+      await first.shelve(block.template);
+      await first.lane.submit(block.candidate);
+      await until('in the chain', () => node.isInBestChain(block.hash));
+      await until('told', () => first.statesOf(block.hash).includes('accepted'));
+      old.push(block.hash);
+    }
+    await first.lane.stop();
+    node.faults.set('getblockheader', { kind: 'delay', delayMs: 40 });
+    node.calls.length = 0;
+    const limits = { lookMs: 60_000, deepLookMs: 60_000 } as BlockLaneOptions['limits'];
+    const world = await start([node], directory, { lookTimeoutMs: 5_000, limits });
+    const looks = () =>
+      node.callsOf('getblockheader').map(({ params, atMs }) => ({ hash: String(params[0]), atMs }));
+    await until('looks', () => looks().length >= 2);
+    const block = makeBlock(node);
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    await until('all were looked at', () => new Set(looks().map(({ hash }) => hash)).size === 9);
+    const order = looks().map(({ hash }) => hash);
+    assert.ok(order.indexOf(block.hash) < order.indexOf(old.at(-1)!));
+    const times = looks().filter(({ hash }) => hash !== block.hash);
+    for (let i = 2; i < times.length; i++) {
+      // The third question is asked when the first is answered.
+      const gapMs = times[i]!.atMs - times[i - 2]!.atMs;
+      assert.ok(gapMs >= 38, `${gapMs} ms`);
+    }
+  });
+
   it("broken files are told and stand in nobody's way", async () => {
     const { mkdir, writeFile } = await import('node:fs/promises');
     const node = await createNode();
