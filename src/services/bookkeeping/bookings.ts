@@ -9,6 +9,8 @@
 import { createHash } from 'node:crypto';
 import { encodeHexReversed } from '../../core/bitcoin/bytes.ts';
 import { formatSats, parseAmount } from '../../core/ledger/amount.ts';
+import type { PoolRules } from '../../core/ledger/rules.ts';
+import { SCHEMES } from '../../core/ledger/schemes.ts';
 import type { Db } from '../../ports.ts';
 import {
   type AccountSettings,
@@ -73,6 +75,11 @@ export async function creditByHand(desk: Desk, db: Db, request: Request): Promis
   });
 }
 
+/** Whether a pool pays shares as they come, out of a reserve that its blocks fill. */
+export function hasReserve({ scheme }: Pick<PoolRules, 'scheme'>): boolean {
+  return SCHEMES[scheme].settles === 'reserve';
+}
+
 /** `ledger fund`: money that the operator has put into the wallet. */
 export async function fundPool(desk: Desk, db: Db, request: Request): Promise<ExitCode> {
   const id = request.words[0]!;
@@ -86,9 +93,8 @@ export async function fundPool(desk: Desk, db: Db, request: Request): Promise<Ex
   const amount = readAmount(desk, request.words[1]!);
   if (!amount.ok) return amount.exitCode;
   const sats = amount.value;
-  const hasReserve = pool.scheme === 'pps' || pool.scheme === 'fpps';
-  const to: LedgerAccount = hasReserve ? { kind: 'reserve', pool: id } : { kind: 'operator' };
-  const toName = hasReserve ? `the reserve of pool ${id}` : 'the operator';
+  const to: LedgerAccount = hasReserve(pool) ? { kind: 'reserve', pool: id } : { kind: 'operator' };
+  const toName = hasReserve(pool) ? `the reserve of pool ${id}` : 'the operator';
   const question = `Book ${formatSats(sats)}, which you have put into the wallet, to ${toName}, who has ${formatSats(await readBalance(db, to))}?`;
   if (!(await isConfirmed(desk, request, question))) return EXIT.finding;
   return book(desk, db, {

@@ -113,9 +113,9 @@ const FORMS: readonly Form[] = [
   {
     name: 'withdraw',
     words: ['AMOUNT'],
-    options: { txid: 'TXID', fee: 'AMOUNT', reason: 'TEXT', yes: null },
+    options: { txid: 'TXID', pool: 'POOL', fee: 'AMOUNT', reason: 'TEXT', yes: null },
     needs: ['txid', 'reason'],
-    what: 'Books money of the operator that he has sent out of the wallet in transaction TXID: AMOUNT is what left it without the network fee, which is an expense of the pool. The wallet is asked; --fee names the fee where it can not be. From then on the transaction is known, as after "payout acknowledge".',
+    what: 'Books money of the operator that he has sent out of the wallet in transaction TXID: AMOUNT is what left it without the network fee, which is an expense of the pool. --pool takes it from the reserve of a PPS pool. The wallet is asked; --fee names the fee where it can not be. From then on the transaction is known, as after "payout acknowledge".',
   },
   {
     name: 'set',

@@ -1,6 +1,6 @@
 /**
  * `headframe ledger withdraw`: the operator has taken money of his own out of the wallet, by a transaction that he made himself. Booked
- * from his account to the world outside, its network fee as an expense of the pool; the transaction is known from then on, so that the
+ * from his account, or from the reserve of a PPS pool, to the world outside, its network fee as an expense of the pool; the transaction is known from then on, so that the
  * payer doubts it no longer.
  *
  * Refused: more than is the operator's, a transaction that is booked or is a payout of the pool, and, where the wallet can be asked, one
@@ -13,6 +13,7 @@ import type { Rpc } from '../../core/node/rpc.ts';
 import { decodeAmount } from '../../core/node/wallet.ts';
 import type { Db } from '../../ports.ts';
 import {
+  type LedgerAccount,
   type LedgerKind,
   lockLedger,
   PostingConflictError,
@@ -23,7 +24,7 @@ import {
 } from '../../store/ledger.ts';
 import { batchOfTransaction, knowSpend } from '../../store/payouts.ts';
 import { printable, type Request } from './arguments.ts';
-import { BELOW_ZERO } from './bookings.ts';
+import { BELOW_ZERO, hasReserve } from './bookings.ts';
 import {
   actorOf,
   isConfirmed,
@@ -47,20 +48,23 @@ export async function withdraw(desk: Desk, db: Db, request: Request): Promise<Ex
   const txid = /^[0-9a-f]{64}$/.test(txidDisplay) ? decodeHexReversed(txidDisplay) : null;
   if (txid === null)
     return misuse(desk, `"${printable(txidDisplay)}" is no transaction id of 64 hex digits`);
+  const source = readSource(desk, request.options.get('pool'));
+  if (!source.ok) return source.exitCode;
+  const { account, name } = source.value;
   const fee = await readFee(desk, request, { txidDisplay, sats });
   if (!fee.ok) return fee.exitCode;
   const feeSats = fee.value;
-  const operatorSats = await readBalance(db, { kind: 'operator' });
-  const question = `Book ${formatSats(sats)} as taken out of the wallet by the operator, who has ${formatSats(operatorSats)}, in transaction ${txidDisplay} with a network fee of ${formatSats(feeSats)}?`;
+  const hasSats = await readBalance(db, account);
+  const question = `Book ${formatSats(sats)} as taken out of the wallet by the operator, from ${name} with ${formatSats(hasSats)}, in transaction ${txidDisplay} with a network fee of ${formatSats(feeSats)}?`;
   if (!(await isConfirmed(desk, request, question))) return EXIT.finding;
   const deed = { actor: actorOf(desk), reason: reasonOf(request), atMs: desk.clock.nowMs() };
   try {
     const answer = await db.transaction((tx) =>
-      book(tx, { txid, txidDisplay, sats, feeSats, deed }),
+      book(tx, { account, txid, txidDisplay, sats, feeSats, deed }),
     );
     if (!answer.ok) return refuse(desk, answer.reason);
     desk.print(
-      `Posting ${answer.txSeq}: ${formatSats(sats)} taken out by the operator, who now has ${formatSats(answer.leftSats)}; network fee ${formatSats(feeSats)}.`,
+      `Posting ${answer.txSeq}: ${formatSats(sats)} taken out by the operator, and ${formatSats(answer.leftSats)} left in ${name}; network fee ${formatSats(feeSats)}.`,
     );
     desk.print(
       `${txidDisplay} is known from now on. Payouts that it stopped go on with "headframe payout release".`,
@@ -73,8 +77,30 @@ export async function withdraw(desk: Desk, db: Db, request: Request): Promise<Ex
       error instanceof TooMuchError ||
       (error as { constraint?: unknown }).constraint === BELOW_ZERO;
     if (!isTooMuch) throw error;
-    return refuse(desk, describeTooMuch(await sumBalances(db), sats + feeSats));
+    const facts = { sums: await sumBalances(db), hasSats: await readBalance(db, account), name };
+    return refuse(desk, describeTooMuch(facts, sats + feeSats));
   }
+}
+
+/** Whose money it was: the operator's, or that of a pool which pays out of a reserve. */
+function readSource(
+  desk: Desk,
+  id: string | undefined,
+): Read<{ account: LedgerAccount; name: string }> {
+  if (id === undefined)
+    return { ok: true, value: { account: { kind: 'operator' }, name: 'the account "operator"' } };
+  const pool = desk.pools.find((one) => one.id === id);
+  const exitCode =
+    pool === undefined
+      ? misuse(desk, `there is no pool "${printable(id)}"`)
+      : hasReserve(pool)
+        ? null
+        : misuse(desk, `pool ${id} has no reserve: what it earns is on "operator", without --pool`);
+  if (exitCode !== null) return { ok: false, exitCode };
+  return {
+    ok: true,
+    value: { account: { kind: 'reserve', pool: id }, name: `the reserve of pool ${id}` },
+  };
 }
 
 /** What was booked would be more than the operator's; thrown, so that nothing of it stays. */
@@ -85,6 +111,7 @@ type Tx = Pick<Db, 'query'>;
 async function book(
   tx: Tx,
   order: {
+    account: LedgerAccount;
     txid: Uint8Array;
     txidDisplay: string;
     sats: bigint;
@@ -92,7 +119,7 @@ async function book(
     deed: { actor: string; reason: string; atMs: number };
   },
 ): Promise<{ ok: true; txSeq: bigint; leftSats: bigint } | { ok: false; reason: string }> {
-  const { txid, txidDisplay, sats, feeSats, deed } = order;
+  const { account, txid, txidDisplay, sats, feeSats, deed } = order;
   await lockLedger(tx);
   const batchId = await batchOfTransaction(tx, txid);
   if (batchId !== null)
@@ -102,7 +129,7 @@ async function book(
     kind: 'manual',
     ...deed,
     entries: [
-      { account: { kind: 'operator' }, sats: -sats },
+      { account, sats: -sats },
       { account: { kind: 'paid' }, sats },
       { account: { kind: 'expense' }, sats: -feeSats },
       { account: { kind: 'network-fee' }, sats: feeSats },
@@ -119,7 +146,7 @@ async function book(
     action: 'withdraw',
     detail: { posting: txSeq, reason: deed.reason, transaction: txidDisplay, sats, feeSats },
   });
-  return { ok: true, txSeq, leftSats: sums.operator };
+  return { ok: true, txSeq, leftSats: await readBalance(tx, account) };
 }
 
 /** What is left of the operator's spendable money, reserves among it, when the pool's expenses and losses are paid. */
@@ -127,13 +154,16 @@ function ownSats(sums: Record<LedgerKind, bigint>): bigint {
   return sums.operator + sums.reserve + sums.expense + sums.loss;
 }
 
-function describeTooMuch(sums: Record<LedgerKind, bigint>, wantedSats: bigint): string {
-  const { operator, expense, loss } = sums;
+function describeTooMuch(
+  facts: { sums: Record<LedgerKind, bigint>; hasSats: bigint; name: string },
+  wantedSats: bigint,
+): string {
+  const { sums, hasSats, name } = facts;
   const own = ownSats(sums);
-  const most = own < operator ? own : operator;
+  const most = own < hasSats ? own : hasSats;
   return [
     `That takes ${formatSats(wantedSats)} with its fee, and at most ${formatSats(most < 0n ? 0n : most)} may be taken; nothing was booked.`,
-    `The operator has ${formatSats(operator)}, of which ${formatSats(-expense)} went for network fees and ${formatSats(-loss)} were lost.`,
+    `There are ${formatSats(hasSats)} in ${name}; of all that is the operator's, ${formatSats(-sums.expense)} went for network fees and ${formatSats(-sums.loss)} were lost.`,
     'Put what is missing back into the wallet and book it with "headframe ledger fund".',
   ].join(' ');
 }

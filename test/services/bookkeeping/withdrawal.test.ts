@@ -194,6 +194,33 @@ for (const kind of SERVER_KINDS) {
       assert.match(much.faults.join(), /at most 0\.00000000 BTC/);
     });
 
+    test('what a PPS pool has earned is taken from its reserve, and not more than is in it', async () => {
+      const pools = [MAIN, { ...MAIN, id: 'steady', scheme: 'pps' as const }];
+      const says = (...argv: string[]): Promise<Said> =>
+        sitAt(db, { wallet: rig.wallet, pools, clock: { nowMs: () => rig.nowMs() } }).ledger(
+          ...argv,
+        );
+      const txid = await spend('3');
+      await rig.mine(1);
+      const take = (...more: string[]): Promise<Said> =>
+        says('withdraw', '3 BTC', '--txid', txid, '--reason', 'gain', '--yes', ...more);
+      assert.match((await take('--pool', 'main')).faults.join(), /pool main has no reserve/);
+      assert.match((await take('--pool', 'nobody')).faults.join(), /there is no pool "nobody"/);
+      const { operator } = await sumBalances(db);
+      await says('fund', 'steady', '2.99999999 BTC', '--reason', 'begin', '--yes');
+      const tooMuch = await take('--pool', 'steady');
+      assert.equal(tooMuch.exitCode, 1);
+      assert.match(tooMuch.faults.join(), /at most 2\.99999999 BTC may be taken/);
+      await says('fund', 'steady', '1 BTC', '--reason', 'more', '--yes');
+      const said = await take('--pool', 'steady');
+      assert.equal(said.exitCode, 0, said.faults.join());
+      assert.match(said.out.join(), /0\.99999999 BTC left in the reserve of pool steady/);
+      const sums = await sumBalances(db);
+      assert.deepEqual([sums.operator, sums.reserve], [operator, 99_999_999n]);
+      assert.equal((await auditLedger(db)).ok, true);
+      assert.match((await take()).faults.join(), /booked already/);
+    });
+
     test('transactions that are none of the operator’s are refused', async () => {
       const payer = rig.payer();
       await payer.cycle();
