@@ -405,6 +405,11 @@ async function sendShares(
     await delay(1_000);
     lagMs = await lag();
     worstLagMs = Math.max(worstLagMs, lagMs);
+    const passedS = Math.round((performance.now() - startMs) / 1_000);
+    if (passedS % 60 === 0) {
+      const mib = processes.reduce((sum, one) => sum + memoryMib(one), 0);
+      options.say(`${passedS} s: lag ${lagMs.toFixed(0)} ms, memory ${mib.toFixed(0)} MiB`);
+    }
     if (startMib === null && performance.now() - startMs > (seconds * 1_000) / 6)
       startMib = processes.map(memoryMib);
   }

@@ -4,6 +4,7 @@
  * said.
  */
 import { type Consumer, findErrorBy, ListOffsetTimestamps } from '@platformatic/kafka';
+import { GATHER_MS } from '../../messages/topics.ts';
 import type { Log } from '../../ports.ts';
 import type { KafkaHealth } from './kafka-health.ts';
 import type { Tenure } from './kafka-tenure.ts';
@@ -59,14 +60,16 @@ const OFFSET_OUT_OF_RANGE = 1;
 /** `part` is the name under which health hears of it. Nothing is asked before the first call. */
 export function createKafkaFetch(
   tools: FetchTools,
-  options: { topic: string; group: string | null; part: string },
+  options: { topic: string; group: string | null; part: string; gatherBytes: number },
 ): KafkaFetch {
   const { log, health, tenures } = tools;
-  const { topic, group, part } = options;
+  const { topic, group, part, gatherBytes } = options;
   const fetcher = tools.openFetcher();
   fetcher.topics.track(topic);
   (fetcher as NodeJS.EventEmitter).on('error', () => {});
   const busyNodes = new Set<number>();
+  /** Brokers whose last answer had records: more are on their way. */
+  const flowing = new Set<number>();
   let topicId: string | null = null;
   let turn = 0;
   let gaps = 0;
@@ -153,12 +156,13 @@ export function createKafkaFetch(
 
   async function fetchFrom(node: number, id: string, asked: readonly Tenure[]): Promise<void> {
     busyNodes.add(node);
+    const isFlowing = gatherBytes > 1 && flowing.has(node);
     const from = new Map(asked.map((tenure) => [tenure, tenure.next as bigint]));
     try {
       const response = await fetcher.fetch({
         node,
-        maxWaitTime: FETCH_WAIT_MS,
-        minBytes: 1,
+        maxWaitTime: isFlowing ? GATHER_MS : FETCH_WAIT_MS,
+        minBytes: isFlowing ? gatherBytes : 1,
         maxBytes: FETCH_BYTES,
         isolationLevel: READ_UNCOMMITTED,
         topics: [
@@ -178,7 +182,9 @@ export function createKafkaFetch(
       if (isStopped) return;
       pauseMs = PAUSE_MIN_MS;
       health.fine(part);
-      take(response, from);
+      if (take(response, from) > 0) flowing.add(node);
+      else flowing.delete(node);
+      tools.onRecords();
       pump();
     } catch (error) {
       busyNodes.delete(node);
@@ -190,7 +196,9 @@ export function createKafkaFetch(
     }
   }
 
-  function take(response: FetchResponse, from: ReadonlyMap<Tenure, bigint>): void {
+  /** Queues what came, and answers how many records that were. */
+  function take(response: FetchResponse, from: ReadonlyMap<Tenure, bigint>): number {
+    let count = 0;
     for (const { partitions } of response.responses) {
       for (const { partitionIndex, highWatermark, records } of partitions) {
         const tenure = tenures.get(partitionIndex);
@@ -211,6 +219,7 @@ export function createKafkaFetch(
               partition: partitionIndex,
               offset,
             });
+            count += 1;
             tenure.queueBytes += (key?.length ?? 0) + (value?.length ?? 0);
           }
           const after = batch.firstOffset + BigInt(batch.lastOffsetDelta) + 1n;
@@ -218,7 +227,7 @@ export function createKafkaFetch(
         }
       }
     }
-    tools.onRecords();
+    return count;
   }
 
   /** The broker does not have what is next for us: go on where it begins, and say how much is missing. */

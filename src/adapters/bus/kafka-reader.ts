@@ -56,6 +56,8 @@ export type ReaderOptions = {
   /** Null: everybody reads everything, from the last record. */
   group: string | null;
   from?: (partition: number) => Promise<bigint | null>;
+  /** See `Topic`. */
+  gatherBytes: number;
   batchRecordsMax: number;
   batchBytesMax: number;
   handlersMax: number;
@@ -114,7 +116,7 @@ export function startKafkaReader(
       },
       onTrouble,
     },
-    { topic, group: groupId, part },
+    { topic, group: groupId, part, gatherBytes: options.gatherBytes },
   );
 
   // ---- partitions come and go

@@ -266,6 +266,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
           topic,
           group: row.retained ? null : name,
           ...(from === undefined ? {} : { from }),
+          gatherBytes: row.gatherBytes,
           batchRecordsMax: options.batchRecordsMax ?? 1_000,
           batchBytesMax: options.batchBytesMax ?? 4 * MIB,
           handlersMax: options.handlersMax ?? 4,

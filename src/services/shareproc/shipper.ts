@@ -8,7 +8,7 @@
  */
 import { decodeShare, encodeShareMark } from '../../messages/codec.ts';
 import { markKey } from '../../messages/share.ts';
-import { PARTITIONS } from '../../messages/topics.ts';
+import { GATHER_MS, PARTITIONS } from '../../messages/topics.ts';
 import type { Bus, BusRecord, Log } from '../../ports.ts';
 
 /** The slice of the journal's reader that is needed here. */
@@ -53,6 +53,8 @@ const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 5_000;
 /** Between two marks under load, and when there is nothing to tell but that the gateway lives. */
 const MARK_MS = 500;
+/** As many as are worth a request to a broker without waiting for more. */
+const GATHER_RECORDS = 500;
 /** Between two marks when the shipper falls idle again and again. */
 const IDLE_MARK_MS = 50;
 
@@ -159,6 +161,8 @@ export function startShipper(tools: {
       await source.markShipped(batch.position);
       status.shipped += records.length;
       if (marks === undefined) continue;
+      // Under load the next ones go together.
+      if (records.length < GATHER_RECORDS && !draining) await delay(GATHER_MS, ending.signal);
       // Others of the same millisecond may follow.
       throughMs = Math.max(throughMs, newestMs - 1);
       isNews = true;

@@ -88,7 +88,7 @@ for (const kind of SERVER_KINDS) {
       assert.deepEqual([said.exitCode, said.faults], [0, []]);
       assert.match(
         said.out[0]!,
-        /^Posting \d+: 1\.25000000 BTC taken out by the operator, who now/,
+        /^Posting \d+: 1\.25000000 BTC taken out by the operator, and \d+\.\d{8} BTC left in the account "operator"/,
       );
       const now = await sumBalances(db);
       const feeSats = now['network-fee'] - before['network-fee'];
