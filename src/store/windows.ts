@@ -132,7 +132,7 @@ export async function readWindow(
   });
 }
 
-/** The share with this header hash, accepted within two days of `aroundMs`; null when there is none. */
+/** The share that found the block with this header hash, accepted within two days of `aroundMs`; null when there is none. */
 export async function findShareSeq(
   db: Tx,
   headerHash: Uint8Array,
@@ -155,7 +155,7 @@ export async function findShareSeq(
     accepted_at: Date;
   }>(
     `SELECT seq, account_id, pool, bits, job_value_sats, accepted_at FROM shares
-     WHERE header_hash = $1
+     WHERE header_hash = $1 AND is_block
        AND accepted_at BETWEEN to_timestamp($2::bigint / 1000.0) AND to_timestamp($3::bigint / 1000.0)`,
     [headerHash, aroundMs - FIND_DISTANCE_MS, aroundMs + FIND_DISTANCE_MS],
   );

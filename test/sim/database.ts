@@ -47,7 +47,7 @@ export function openSimDatabase(world: World, alive: () => boolean): Db {
     if (text.startsWith('SELECT last_seq')) {
       return [{ last_seq: tables.lastSeq, floor_at: new Date(0) }];
     }
-    if (text.startsWith('SELECT header_hash FROM shares')) {
+    if (text.startsWith('SELECT known.header_hash')) {
       if (world.breaks.has('no-unique-key')) return [];
       const wanted = params[0] as Uint8Array[];
       return wanted

@@ -90,6 +90,50 @@ for (const kind of SERVER_KINDS) {
       await assert.rejects(migrate({ db, log }, steps), SchemaTooNewError);
     });
 
+    test('a share stored under the old key of a day is known under the new one', async () => {
+      const log = createSilentLog();
+      const db = await server.freshDatabase({ empty: true });
+      const steps = readMigrations();
+      await migrate({ db, log }, steps.slice(0, 9));
+      await makeSharePartitions(db, { nowMs: NOON_MS, aheadDays: 1 });
+      await db.query(
+        `INSERT INTO accounts (address, created_at) VALUES ('old', now());
+         INSERT INTO workers (account_id, name, created_at, last_share_at) SELECT account_id, 'w', now(), now() FROM accounts`,
+      );
+      const old = share(1);
+      await db.query(
+        `INSERT INTO shares (seq, accepted_at, account_id, worker_id, difficulty, share_difficulty, work, height, is_block, audited,
+                             header_hash, job_id, gateway, pool, bits, job_value_sats)
+         SELECT 1, to_timestamp($1::bigint / 1000.0), account_id, worker_id, 2, 2, 2, 1, false, true, $2, $3, 'g', 'main', 1, 1 FROM workers`,
+        [old.acceptedAtMs, old.headerHash, old.jobId],
+      );
+      await db.query('UPDATE share_sequence SET last_seq = 1');
+      await migrate({ db, log }, steps);
+      const indexes = await db.query<{ name: string }>(
+        `SELECT indexname AS name FROM pg_indexes WHERE indexname ~ '_(job|header)_hash$' ORDER BY 1`,
+      );
+      const day = (offset: number) =>
+        new Date(NOON_MS + offset * 86_400_000).toISOString().slice(0, 10).replaceAll('-', '');
+      assert.deepEqual(
+        indexes.map(({ name }) => name),
+        [
+          `shares_${day(-1)}_job_hash`,
+          `shares_${day(0)}_header_hash`,
+          `shares_${day(1)}_job_hash`,
+          'shares_default_job_hash',
+        ],
+      );
+      const again = { ...old, acceptedAtMs: old.acceptedAtMs + 60_000 };
+      const tomorrow = share(2, { acceptedAtMs: NOON_MS + 86_400_000 });
+      assert.equal((await recordShares(db, checked(again, share(3), tomorrow))).duplicates, 1);
+      const third = await recordShares(
+        db,
+        checked(share(3), { ...tomorrow, acceptedAtMs: NOON_MS }),
+      );
+      assert.equal(third.duplicates, 2);
+      assert.deepEqual(await sequence(db), upTo(3));
+    });
+
     test('shares are numbered without gaps and counted for worker and pool', async () => {
       const db = await server.freshDatabase();
       const shares = Array.from({ length: 60 }, (_, i) => share(i));

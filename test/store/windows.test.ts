@@ -75,6 +75,7 @@ function makeShares(random: Random, count: number, pools: readonly string[], acc
       networkBits: 0x1d00ffff + random.below(2),
       jobValueSats: 312_500_000n + BigInt(random.below(3)),
       height: 100 + random.below(2),
+      isBlock: random.below(2) === 0,
     };
   });
 }
@@ -147,6 +148,10 @@ for (const kind of SERVER_KINDS) {
         const newest = tape.shares.findLastIndex((one) => one.acceptedAtMs <= atMs) + 1;
         assert.equal(await lastSeqAtOrBefore(db, atMs), BigInt(newest));
         const found = await findShareSeq(db, tapeHash(seq), share.acceptedAtMs + DAY_MS);
+        if (share.isBlock !== true) {
+          assert.equal(found, null);
+          continue;
+        }
         assert.equal(found?.seq, BigInt(seq));
         assert.equal(found?.pool, share.pool);
         assert.equal(found?.networkBits, share.networkBits);
