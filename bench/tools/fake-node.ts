@@ -21,7 +21,12 @@ export type SubmissionSeen = {
 
 let templateJson = '';
 const submissions: SubmissionSeen[] = [];
-const known = new Set<string>();
+/** Heights of blocks that were asked for. All lie deep in the chain: what is looked at every two seconds for ever would be another load. */
+const known = new Map<string, number>();
+const atHeight = new Map<number, string>();
+const KNOWN_MAX = 10_000;
+const DEEP_CONFIRMATIONS = 10;
+let lastKnown = 0;
 const sockets = new Set<Socket>();
 /** regtest's. */
 const GENESIS = '0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206';
@@ -111,15 +116,13 @@ function resultOf(method: string, body: string): string | null {
     case 'getblockcount':
       return String(height);
     case 'getblockhash':
-      return JSON.stringify(/"params"\s*:\s*\[\s*0\s*\]/.test(body) ? GENESIS : tip);
+      return JSON.stringify(hashAt(Number(/"params"\s*:\s*\[\s*(\d+)/.exec(body)?.[1] ?? height)));
     case 'getblockheader': {
       const hash = /"([0-9a-f]{64})"/.exec(body.slice(body.indexOf('params')))?.[1] ?? tip;
-      known.add(hash);
-      if (known.size > 10_000) known.clear();
       return JSON.stringify({
         hash,
-        confirmations: 1,
-        height: hash === tip ? height : height + 1,
+        confirmations: hash === tip ? 1 : DEEP_CONFIRMATIONS,
+        height: hash === tip ? height : heightOf(hash),
         previousblockhash: tip,
       });
     }
@@ -129,6 +132,25 @@ function resultOf(method: string, body: string): string | null {
     default:
       return null;
   }
+}
+
+function hashAt(asked: number): string {
+  return asked === 0 ? GENESIS : (atHeight.get(asked) ?? tip);
+}
+
+/** A height of its own for each block, far from the tip's. */
+function heightOf(hash: string): number {
+  let own = known.get(hash);
+  if (own === undefined) {
+    lastKnown += 1;
+    own = 1_000_000 + lastKnown;
+    known.set(hash, own);
+    atHeight.set(own, hash);
+    const oldest = own - KNOWN_MAX;
+    known.delete(atHeight.get(oldest) ?? '');
+    atHeight.delete(oldest);
+  }
+  return own;
 }
 
 function reply(socket: Socket, body: string): void {
