@@ -25,6 +25,8 @@ import { type Bench, type BenchOptions, type Figure, percentile } from './tools/
 import { freePorts, type ProgramPorts, removeData } from './tools/program.ts';
 import { PAYOUT_ADDRESS } from './tools/sample.ts';
 
+/** A share in 330,000 finds a block: one a minute, while shares are sent. */
+const SHARE_BITS = 0x1e0bb800;
 /** One hash in 65,536 is a block, as in `block`. */
 const BITS = 0x1f010000;
 const TARGET_TOP = 65_536;
@@ -69,7 +71,7 @@ async function measure(
   const node = startChild('fake-node.ts');
   ends.push(() => node.stop());
   const { port: nodePort } = await node.ask<{ port: number }>('listen', {
-    bits: BITS,
+    bits: SHARE_BITS,
     weight: LIGHT_WEIGHT,
   });
   say('starting Kafka and PostgreSQL');
@@ -127,7 +129,7 @@ async function measure(
   const charted = influxUrl === null ? null : await untilCharted(influxUrl, shares);
   const tips = await moveTips(options, node, clients, short ? 5 : 40);
 
-  await node.ask('advance', { weight: FULL_WEIGHT });
+  await node.ask('advance', { weight: FULL_WEIGHT, bits: BITS });
   await delay(2_000);
   const count = short ? 10 : 100;
   say(`${count} blocks by the gateway's own road`);

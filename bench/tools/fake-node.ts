@@ -4,7 +4,7 @@
  * it costs the machine nothing but reading the block.
  *
  * Verbs: listen({ bits, weight }) → { port, blockBytes, transactions }, submissions() → what came since the last call,
- * advance({ weight }) → a new tip with a template of that weight; answers when those who wait for it were told.
+ * advance({ weight, bits }) → a new tip with a template of that weight and, if given, those bits; answers when those who wait for it were told.
  */
 import { createServer, type Socket } from 'node:net';
 import { makeBigTemplate } from './big-template.ts';
@@ -176,7 +176,8 @@ serveParent(
         });
       }),
     submissions: () => submissions.splice(0),
-    advance(args: { weight: number }): { toldMs: number; blockBytes: number } {
+    advance(args: { weight: number; bits?: number }): { toldMs: number; blockBytes: number } {
+      bits = args.bits ?? bits;
       const time = Math.floor(Date.now() / 1000);
       const { json, blockBytes } = makeBigTemplate({ bits, weight: args.weight, time });
       const before = tip;
