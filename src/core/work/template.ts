@@ -5,8 +5,8 @@
  * broken template burns the work of all its miners, so whatever is missing, out of range, out of order or contradicts itself
  * is refused; the caller keeps its last good job.
  *
- * Cost for 5,500 transactions, 3.3 MB of JSON (November 2026, two-core machine): COSTA ms without verifying the transactions,
- * COSTB ms with. On the way of a new tip decode without, hand out the job, then decode again with and withdraw it if refused.
+ * Cost for 5,500 transactions, 3.6 MB of JSON (November 2026, two-core machine): 3 ms without verifying the transactions,
+ * 43 ms with. On the way of a new tip decode without, hand out the job, then decode again with and withdraw it if refused.
  */
 
 import { decodeHex, decodeHexReversed, encodeHex, equalBytes } from '../bitcoin/bytes.ts';

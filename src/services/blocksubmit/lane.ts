@@ -123,6 +123,8 @@ const LOOK_TIMEOUT_MS = 5000;
  */
 const DISK_PATIENCE_MS = 10;
 const SYNC_PATIENCE_MS = 6;
+/** On the second road, disk and news wait so long: the finder, whose machine this may be, writes and submits at this moment. */
+const SECOND_LATER_MS = 50;
 const DISK_RETRY_MS = 1000;
 const SHELF_BYTES_MAX = 256 * 1024 * 1024;
 const WARM_MS = 5000;
@@ -332,9 +334,14 @@ export async function startBlockLane(
     block.keptResolvers = resolvers;
     block.receivedAtMs = receivedAtMs;
     if (options.isSecondRoad) {
+      // What is to be saved meanwhile is saved behind it.
+      block.saving = true;
       pump(block);
-      tell(block);
-      keep(block, parts).synced.catch(() => {});
+      setTimeout(() => {
+        if (stopped) return;
+        keep(block, parts).synced.catch(() => {});
+        if (block.told === null) tell(block);
+      }, SECOND_LATER_MS).unref();
       return;
     }
     fault('block.beforeDisk');
