@@ -199,6 +199,8 @@ export async function startBlockLane(
   const submitTimeoutMs = options.submitTimeoutMs ?? SUBMIT_TIMEOUT_MS;
   const diskPatienceMs = options.diskPatienceMs ?? DISK_PATIENCE_MS;
   const syncPatienceMs = options.syncPatienceMs ?? SYNC_PATIENCE_MS;
+  /** On the second road: blocks that are about to be written. */
+  const unwritten = new Set<() => void>();
   const shelf = new TemplateShelf(options.shelfBytesMax ?? SHELF_BYTES_MAX);
   const files: BlockFiles = await openBlockFiles(
     tools.disk,
@@ -337,11 +339,13 @@ export async function startBlockLane(
       // What is to be saved meanwhile is saved behind it.
       block.saving = true;
       pump(block);
-      setTimeout(() => {
-        if (stopped) return;
+      const write = () => {
+        if (!unwritten.delete(write)) return;
         keep(block, parts).synced.catch(() => {});
         if (block.told === null) tell(block);
-      }, SECOND_LATER_MS).unref();
+      };
+      unwritten.add(write);
+      setTimeout(write, SECOND_LATER_MS).unref();
       return;
     }
     fault('block.beforeDisk');
@@ -950,6 +954,7 @@ export async function startBlockLane(
       };
     },
     async stop() {
+      for (const write of [...unwritten]) write();
       stopped = true;
       clearInterval(warming);
       for (const block of watched.values()) if (block.timer !== null) clearTimeout(block.timer);

@@ -247,6 +247,20 @@ describe('a solved block', () => {
     await reading;
   });
 
+  it('that came a moment before the end is on disk at the end', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    const world = await start([node], directory);
+    const { hash, record } = solve(node);
+    const reading = world.bus.publish('block.solved', [record]);
+    await until('at the node', () => node.callsOf('submitblock').length > 0);
+    const startMs = performance.now();
+    await world.stop();
+    await reading;
+    assert.ok(performance.now() - startMs < 1_000);
+    assert.ok(readdirSync(join(directory, 'blocks')).includes(`${hash}.blk`));
+  });
+
   it('is on disk when its record counts as read, and is taken up again after a death', async () => {
     const node = await createNode();
     const directory = await createDirectory();

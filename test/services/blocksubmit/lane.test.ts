@@ -597,6 +597,27 @@ describe('restarts', () => {
     }
   });
 
+  it('ends at once with a hundred blocks under watch', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory(), {
+      lookTimeoutMs: 5_000,
+      limits: { finalConfirmations: 1_000 },
+    });
+    for (let i = 0; i < 100; i++) {
+      const block = makeBlock(node);
+      await world.shelve(block.template);
+      await world.lane.submit(block.candidate);
+      await until('in the chain', () => node.isInBestChain(block.hash));
+    }
+    node.faults.set('getblockheader', { kind: 'delay', delayMs: 300 });
+    await until('a look that takes long', () => world.lane.status().watched === 100);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const startMs = performance.now();
+    await world.lane.stop();
+    const tookMs = performance.now() - startMs;
+    assert.ok(tookMs < 1_000, `${tookMs} ms`);
+  });
+
   it("broken files are told and stand in nobody's way", async () => {
     const { mkdir, writeFile } = await import('node:fs/promises');
     const node = await createNode();
