@@ -20,7 +20,10 @@ import type { Bus, Cache, Clock, Fault, Log } from '../../ports.ts';
 import type { JobIds } from './job-ids.ts';
 import { emptyTemplate, encodeProposalFronts } from './proposal.ts';
 
-const PUBLISH_ATTEMPTS_MAX = 5;
+const RETRY_MS = 50;
+const RETRY_MAX_MS = 1_000;
+/** Jobs whose transactions are still tried while newer ones are out: miners whose gateway heard of nothing newer mine on them. */
+const CARRIED_MAX = 8;
 /** How long the transactions of a job wait for word that the job is out, and its checks for word that the transactions are. */
 const OUT_MS = 100;
 /** What gateways on the same machine need to tell their miners of a job. */
@@ -86,6 +89,8 @@ export function createJobDesk(
     workOf: (blockHash: Uint8Array) => bigint | null;
     /** Where jobs are kept by id for whoever asks; may forget them. */
     cache: Cache | null;
+    /** Keeps an encoded `TemplateBody` beyond the death of this process, at once; called before anybody hears of its job. */
+    keepTransactions: ((encoded: Uint8Array) => void) | undefined;
   },
   options: JobDeskOptions,
   onRefused: (node: string, reason: string) => void,
@@ -103,7 +108,8 @@ export function createJobDesk(
   let stopped = false;
   let isSayingAgain = false;
   /** A job that is on its way out: its transactions follow it. */
-  let unsent: Made | null = null;
+  let unsent: { made: Made; encoded: Uint8Array } | null = null;
+  const carried = new Set<Made>();
 
   function encode({ job }: Made, isAgain: boolean): Uint8Array {
     const tipWork = tools.workOf(job.previousHash);
@@ -138,8 +144,14 @@ export function createJobDesk(
     return options.feeRisePpm > 0 && risePpm >= BigInt(Math.trunc(options.feeRisePpm));
   }
 
-  async function send(topic: string, value: Uint8Array, made: Made): Promise<void> {
-    for (let attempt = 1; attempt <= PUBLISH_ATTEMPTS_MAX && !stopped; attempt++) {
+  /** Publishes until it is there, or nobody wants it any more. */
+  async function send(
+    topic: string,
+    value: Uint8Array,
+    made: Made,
+    isWanted: () => boolean,
+  ): Promise<void> {
+    for (let attempt = 1; !stopped; attempt++) {
       try {
         await bus.publish(topic, [{ key: 'job', value }]);
         return;
@@ -151,8 +163,9 @@ export function createJobDesk(
           attempt,
           reason: error instanceof Error ? error.message : 'unknown',
         });
-        if (published !== made) return;
       }
+      await sleep(Math.min(attempt * RETRY_MS, RETRY_MAX_MS));
+      if (!isWanted()) return;
     }
   }
 
@@ -160,10 +173,12 @@ export function createJobDesk(
     const { job } = made;
     void sendTransactions();
     published = made;
-    unsent = made;
+    unsent = encodeTransactions(made);
+    if (unsent !== null) tools.keepTransactions?.(unsent.encoded);
     fault('job.beforePublish');
     const encoded = encode(made, false);
-    void followUp(made, verify, send('mining.jobs', encoded, made));
+    const told = send('mining.jobs', encoded, made, () => published === made);
+    void followUp(made, verify, told);
     void tools.cache?.set(`job:${job.jobId}`, encoded, CACHED_MS);
     void tools.cache?.set('job:current', encoded, CACHED_MS);
     meter.count('jobs_published', { clean: String(job.clean), rank: made.rank });
@@ -189,25 +204,18 @@ export function createJobDesk(
   ): Promise<void> {
     await atMost(told, OUT_MS);
     await sleep(TELL_MS);
-    if (unsent === made) await atMost(sendTransactions(), OUT_MS);
+    if (unsent?.made === made) await atMost(sendTransactions(), OUT_MS);
     if (stopped || published !== made) return;
     const reason = verify === null ? null : verify();
     if (reason !== null) withdraw(made, reason);
     else if (made.rank !== 'stop') check(made);
   }
 
-  /** Of the job that is on its way out, if they still wait. Resolves when they are out. */
-  async function sendTransactions(): Promise<void> {
-    if (unsent === null) return;
-    const made = unsent;
-    unsent = null;
-    fault('job.betweenPublish');
+  /** Null when they are not hex: the check that follows finds that out and withdraws the job. */
+  function encodeTransactions(made: Made): { made: Made; encoded: Uint8Array } | null {
     const { job, template } = made;
     const body = concatTransactions(template);
-    if (body === null) {
-      log.error('transactions of a job are not hex', { jobId: job.jobId, node: made.node.name });
-      return;
-    }
+    if (body === null) return null;
     const encoded = encodeTemplateBody({
       jobId: job.jobId,
       height: job.height,
@@ -216,7 +224,19 @@ export function createJobDesk(
       body,
       witness: job.witnessCommitment !== null,
     });
-    await send('mining.templates', encoded, made);
+    return { made, encoded };
+  }
+
+  /** Of the job that is on its way out, if they still wait. Resolves when they are out. */
+  async function sendTransactions(): Promise<void> {
+    if (unsent === null) return;
+    const { made, encoded } = unsent;
+    unsent = null;
+    fault('job.betweenPublish');
+    carried.add(made);
+    if (carried.size > CARRIED_MAX) carried.delete(carried.values().next().value!);
+    await send('mining.templates', encoded, made, () => carried.has(made));
+    carried.delete(made);
   }
 
   /** One proposal at a time per node; of those that wait only the newest is worth asking about. */

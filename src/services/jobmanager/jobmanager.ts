@@ -29,6 +29,8 @@ export type JobmanagerTools = {
   fault?: Fault;
   /** Where jobs are kept by id; may forget them. */
   cache?: Cache;
+  /** See `JobDesk`. Absent where the death of this process is that of everybody who could find a block. */
+  keepTransactions?: (encoded: Uint8Array) => void;
   /** Called when something in the status changed, and at least every second. */
   onStatus?: (status: JobmanagerStatus) => void;
 };
@@ -153,6 +155,7 @@ export async function startJobmanager(
       fault,
       workOf: (blockHash) => chainWorks.get(encodeHexReversed(blockHash)) ?? null,
       cache: tools.cache ?? null,
+      keepTransactions: tools.keepTransactions,
     },
     {
       refreshMs,

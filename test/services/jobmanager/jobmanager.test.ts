@@ -232,6 +232,46 @@ describe('jobs', () => {
     assert.deepEqual(told, [`job ${jobId}`, `transactions ${jobId}`]);
   });
 
+  it('the transactions of a job are kept before anybody hears of it, and sent until they are there', async () => {
+    const node = await createNode();
+    node.transactions = [fakeTransaction(0, 20)];
+    const told: string[] = [];
+    let failures = 7;
+    const log = createMemoryLog();
+    const bus = createMemoryBus({ log });
+    const manager = await startJobmanager(
+      {
+        clock: { nowMs: () => Date.now() },
+        log,
+        bus: {
+          ...bus,
+          async publish(topic, records) {
+            if (topic === 'mining.templates' && failures-- > 0) throw new Error('away');
+            told.push(topic);
+            await bus.publish(topic, records);
+          },
+        },
+        openRpc: (address, purpose) => createRpc({ ...address, ...purpose, log }),
+        openHints: () => ({ stop() {} }),
+        keepTransactions(encoded) {
+          const decoded = decodeTemplateBody(encoded);
+          assert.ok(decoded.ok);
+          told.push(`kept ${decoded.value.transactionCount}`);
+        },
+      },
+      {
+        nodes: [{ name: 'n', url: node.url }],
+        network: 'regtest',
+        poolTag: '/test/',
+        pools: [{ id: 'main', coinbase: { mode: 'solo', fee: null } }],
+      },
+    );
+    closers.push(() => manager.stop());
+    await until('transactions', () => told.includes('mining.templates'));
+    assert.deepEqual(told.slice(0, 2), ['kept 1', 'mining.jobs']);
+    assert.equal(failures, -1);
+  });
+
   it('transactions that are no hex are found when the job is out, and the job is withdrawn', async () => {
     const node = await createNode();
     const world = await start([node]);
