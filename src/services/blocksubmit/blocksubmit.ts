@@ -7,6 +7,7 @@
  */
 import { findFault } from '../../core/work/candidate.ts';
 import type { Job } from '../../core/work/job.ts';
+import type { BlockCandidate } from '../../messages/block.ts';
 import { decodeBlockCandidate, decodeJobNews, decodeSolvedBlock } from '../../messages/codec.ts';
 import type { BusRecord } from '../../ports.ts';
 import {
@@ -29,6 +30,9 @@ export type Blocksubmit = {
 
 /** As many as a gateway takes shares on. */
 const JOBS_MAX = 2_048;
+/** Finds that wait for what they are made of, oldest given up first, and how often they are looked at. */
+const EARLY_MAX = 256;
+const EARLY_MS = 250;
 /** Whoever finds on an older job has the whole block to come. */
 const SHELF_BYTES_MAX = 96 * 1024 * 1024;
 
@@ -44,6 +48,8 @@ export async function startBlocksubmit(
     shelfBytesMax: SHELF_BYTES_MAX,
   });
   const jobs = new Map<string, Pick<Job, 'networkTarget' | 'previousHash' | 'branch'>>();
+  /** Finds on a job whose transactions, or which itself, had not come: a job manager that was killed between the two sends them when it is back. */
+  const early = new Set<BlockCandidate>();
   let assembled = 0;
   let received = 0;
   let unreadable = 0;
@@ -55,17 +61,31 @@ export async function startBlocksubmit(
     return (await lane.submitBlock(decoded.value.block)) ? null : 'not a whole block';
   }
 
-  /** Makes a block of the record of a find when all it takes is here. What it cannot read, shareproc puts aside. */
+  /** Makes a block of the record of a find. What it cannot read, shareproc puts aside. */
   async function assemble(value: Uint8Array): Promise<void> {
     const decoded = decodeBlockCandidate(value);
-    if (!decoded.ok) return;
-    const candidate = decoded.value;
+    if (!decoded.ok || (await assembleOf(decoded.value))) return;
+    early.add(decoded.value);
+    if (early.size > EARLY_MAX) early.delete(early.values().next().value!);
+  }
+
+  /** False when not all it takes is here. */
+  async function assembleOf(candidate: BlockCandidate): Promise<boolean> {
     const job = jobs.get(candidate.jobId);
-    if (job === undefined || !lane.hasTemplate(candidate.jobId)) return;
-    if (findFault(candidate, job) !== null) return;
+    if (job === undefined || !lane.hasTemplate(candidate.jobId)) return false;
+    if (findFault(candidate, job) !== null) return true;
     assembled += 1;
     await lane.submit(candidate);
+    return true;
   }
+
+  const looking = setInterval(() => {
+    for (const candidate of early) {
+      if (!lane.hasTemplate(candidate.jobId) || !jobs.has(candidate.jobId)) continue;
+      early.delete(candidate);
+      void assembleOf(candidate);
+    }
+  }, EARLY_MS);
 
   await bus.subscribe('mining.jobs', 'blocksubmit', async (records) => {
     for (const { value } of records) {
@@ -103,6 +123,9 @@ export async function startBlocksubmit(
 
   return {
     status: () => ({ ...lane.status(), assembled, received, unreadable }),
-    stop: () => lane.stop(),
+    stop() {
+      clearInterval(looking);
+      return lane.stop();
+    },
   };
 }

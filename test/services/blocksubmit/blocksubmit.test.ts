@@ -341,6 +341,17 @@ describe('the record of a find', () => {
     assert.deepEqual({ assembled, received }, { assembled: 1, received: 1 });
   });
 
+  it('that is early waits for its job and its template', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const solved = solve(node);
+    await world.bus.publish('block.candidates', [recordOf(solved.candidate)]);
+    assert.equal(world.service.status().assembled, 0);
+    await tell(world.bus, solved);
+    await until('accepted', () => world.states.get(solved.hash)?.includes('accepted') ?? false);
+    assert.equal(node.callsOf('submitblock').length, 1);
+  });
+
   it('without its job or its template, or that belongs to neither, is left to the whole block', async () => {
     const node = await createNode();
     const world = await start([node], await createDirectory());
