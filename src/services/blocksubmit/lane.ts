@@ -296,8 +296,6 @@ export async function startBlockLane(
       });
     }
     waiting.set(hash, { candidate, resolvers: [resolve] });
-    // Others may have it.
-    if (!options.isSecondRoad) post('block.candidates', hash, encodeBlockCandidate(candidate));
   }
 
   function begin(hash: string, candidate: BlockCandidate, resolvers: (() => void)[]): void {

@@ -177,6 +177,8 @@ export function createJobDesk(
     if (unsent !== null) tools.keepTransactions?.(unsent.encoded);
     fault('job.beforePublish');
     const encoded = encode(made, false);
+    // The body goes first: whoever mines on this job can have his block assembled.
+    void sendTransactions();
     const told = send('mining.jobs', encoded, made, () => published === made);
     void followUp(made, verify, told);
     void tools.cache?.set(`job:${job.jobId}`, encoded, CACHED_MS);
@@ -194,8 +196,7 @@ export function createJobDesk(
   }
 
   /**
-   * Megabytes and their checks would hold up the few hundred bytes that miners wait for, here and on the way: they come after. A block
-   * that is found before its transactions are there waits for them.
+   * The checks of megabytes would hold up the few hundred bytes that miners wait for: they come after.
    */
   async function followUp(
     made: Made,
@@ -204,7 +205,6 @@ export function createJobDesk(
   ): Promise<void> {
     await atMost(told, OUT_MS);
     await sleep(TELL_MS);
-    if (unsent?.made === made) await atMost(sendTransactions(), OUT_MS);
     if (stopped || published !== made) return;
     const reason = verify === null ? null : verify();
     if (reason !== null) withdraw(made, reason);
