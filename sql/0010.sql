@@ -1,7 +1,7 @@
 -- Uniqueness of shares, the second form. A header commits to its job, whose number is in the coinbase: equal hashes are of equal jobs, so
 -- (job_id, header_hash) is as unique as header_hash was. But jobs come one after another, and hashes from everywhere: with the hash alone each
--- share touched another page of the whole day's index. At 5,500 shares/s that outgrew 48 MB of shared buffers in five minutes, and after
--- seven the database fell behind. With the job before it, only the pages of the last few jobs are touched.
+-- share touched another page of the whole day's index. At 5,500 shares/s that outgrows 48 MB of shared buffers in minutes, and what the
+-- database takes of the processor grew with it. With the job before it, only the pages of the last few jobs are touched.
 --
 -- Partitions that hold shares already keep their index; the look-up before each insert finds its way in both.
 

@@ -80,8 +80,8 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
 }
 
 /**
- * The transactions of the newest job in a file: written before anybody hears of the job and sent after it, so that a kill in between
- * leaves no job whose blocks nobody can put together. The kernel has them, which outlives the process; a loss of power it is not for.
+ * The transactions of the newest job in a file: written before anybody hears of the job, so that a kill while both are on their
+ * way leaves no job whose blocks nobody can put together. The kernel has them, which outlives the process; a loss of power it is not for.
  */
 export function openLastTransactions(
   path: string,

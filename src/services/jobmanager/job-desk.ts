@@ -24,7 +24,7 @@ const RETRY_MS = 50;
 const RETRY_MAX_MS = 1_000;
 /** Jobs whose transactions are still tried while newer ones are out: miners whose gateway heard of nothing newer mine on them. */
 const CARRIED_MAX = 8;
-/** How long the transactions of a job wait for word that the job is out, and its checks for word that the transactions are. */
+/** How long the checks of a job wait for word that it is out. */
 const OUT_MS = 100;
 /** What gateways on the same machine need to tell their miners of a job. */
 const TELL_MS = 10;
@@ -107,8 +107,6 @@ export function createJobDesk(
   let plans: readonly CoinbasePlan[] = [];
   let stopped = false;
   let isSayingAgain = false;
-  /** A job that is on its way out: its transactions follow it. */
-  let unsent: { made: Made; encoded: Uint8Array } | null = null;
   const carried = new Set<Made>();
 
   function encode({ job }: Made, isAgain: boolean): Uint8Array {
@@ -171,14 +169,14 @@ export function createJobDesk(
 
   function publish(made: Made, verify: (() => string | null) | null = null): void {
     const { job } = made;
-    void sendTransactions();
     published = made;
-    unsent = encodeTransactions(made);
-    if (unsent !== null) tools.keepTransactions?.(unsent.encoded);
+    const transactions = encodeTransactions(made);
+    if (transactions !== null) tools.keepTransactions?.(transactions);
     fault('job.beforePublish');
     const encoded = encode(made, false);
     // The body goes first: whoever mines on this job can have his block assembled.
-    void sendTransactions();
+    if (transactions !== null) void carry(made, transactions);
+    fault('job.betweenPublish');
     const told = send('mining.jobs', encoded, made, () => published === made);
     void followUp(made, verify, told);
     void tools.cache?.set(`job:${job.jobId}`, encoded, CACHED_MS);
@@ -195,9 +193,7 @@ export function createJobDesk(
     });
   }
 
-  /**
-   * The checks of megabytes would hold up the few hundred bytes that miners wait for: they come after.
-   */
+  /** The checks of megabytes would hold up the few hundred bytes that miners wait for: they come after. */
   async function followUp(
     made: Made,
     verify: (() => string | null) | null,
@@ -212,11 +208,11 @@ export function createJobDesk(
   }
 
   /** Null when they are not hex: the check that follows finds that out and withdraws the job. */
-  function encodeTransactions(made: Made): { made: Made; encoded: Uint8Array } | null {
+  function encodeTransactions(made: Made): Uint8Array | null {
     const { job, template } = made;
     const body = concatTransactions(template);
     if (body === null) return null;
-    const encoded = encodeTemplateBody({
+    return encodeTemplateBody({
       jobId: job.jobId,
       height: job.height,
       previousHash: job.previousHash,
@@ -224,18 +220,13 @@ export function createJobDesk(
       body,
       witness: job.witnessCommitment !== null,
     });
-    return { made, encoded };
   }
 
-  /** Of the job that is on its way out, if they still wait. Resolves when they are out. */
-  async function sendTransactions(): Promise<void> {
-    if (unsent === null) return;
-    const { made, encoded } = unsent;
-    unsent = null;
-    fault('job.betweenPublish');
+  /** Sends the transactions of a job, for as long as it is one of the newest. */
+  async function carry(made: Made, transactions: Uint8Array): Promise<void> {
     carried.add(made);
     if (carried.size > CARRIED_MAX) carried.delete(carried.values().next().value!);
-    await send('mining.templates', encoded, made, () => carried.has(made));
+    await send('mining.templates', transactions, made, () => carried.has(made));
     carried.delete(made);
   }
 
@@ -404,7 +395,6 @@ export function createJobDesk(
         });
     },
     stop() {
-      void sendTransactions();
       stopped = true;
     },
   };
