@@ -22,6 +22,8 @@ const GROUP = 'gateway';
 /** Templates of so many jobs are remembered by id, and so many jobs wait for theirs. */
 const TEMPLATES_KNOWN_MAX = 256;
 const JOBS_WAITING_MAX = 16;
+/** Job managers remembered by name. */
+const SOURCES_MAX = 16;
 
 /** Joins the bus of the main thread (by `join`), that of this thread, and Kafka. Returns at once; the broker may come later. */
 export async function linkKafka(tools: {
@@ -82,8 +84,10 @@ export async function linkKafka(tools: {
 }
 
 /**
- * Lets jobs through to the gateway. A job that is new goes at once, its template is on the way. A job that is only said again goes when
- * its template was seen here: a block found on one without could not be put together.
+ * Lets jobs through to the gateway. A found block cannot be put together without the template of its job, and the two come on topics of
+ * their own, of which one may be read from an earlier moment than the other. So a job waits until its template was seen here, up to the
+ * first of its job manager's with which that happened: as templates go out before their jobs, none that comes after that one lacks
+ * anything, and each goes at once, its template on the way. A job that is only said again goes when its template was seen here.
  */
 export function createJobGate(): {
   takeJobs(records: readonly BusRecord[]): BusRecord[];
@@ -92,13 +96,19 @@ export function createJobGate(): {
 } {
   /** Ids of jobs that have their template, or were let through. */
   const known = new Set<string>();
-  const waiting = new Map<string, BusRecord>();
-  let isFirst = true;
+  const waiting = new Map<string, { record: BusRecord; source: string }>();
+  /** Job managers of which a job and its template were seen. */
+  const followed = new Set<string>();
 
   function know(jobId: string): void {
     known.delete(jobId);
     known.add(jobId);
     if (known.size > TEMPLATES_KNOWN_MAX) known.delete(known.values().next().value!);
+  }
+
+  function follow(source: string): void {
+    followed.add(source);
+    if (followed.size > SOURCES_MAX) followed.delete(followed.values().next().value!);
   }
 
   return {
@@ -111,18 +121,17 @@ export function createJobGate(): {
           passed.push(record);
           continue;
         }
-        const { job, origin } = decoded.value;
-        // The first one was published before we came.
-        const isOld = origin.isAgain || isFirst;
-        isFirst = false;
-        if (!isOld || known.has(job.jobId)) {
-          know(job.jobId);
-          passed.push(record);
+        const { jobId } = decoded.value.job;
+        const { source, isAgain } = decoded.value.origin;
+        if (known.has(jobId)) follow(source);
+        else if (isAgain || !followed.has(source)) {
+          waiting.delete(jobId);
+          waiting.set(jobId, { record, source });
+          if (waiting.size > JOBS_WAITING_MAX) waiting.delete(waiting.keys().next().value!);
           continue;
         }
-        waiting.delete(job.jobId);
-        waiting.set(job.jobId, record);
-        if (waiting.size > JOBS_WAITING_MAX) waiting.delete(waiting.keys().next().value!);
+        know(jobId);
+        passed.push(record);
       }
       return passed;
     },
@@ -135,7 +144,9 @@ export function createJobGate(): {
         know(jobId);
         const job = waiting.get(jobId);
         waiting.delete(jobId);
-        if (job !== undefined) ready.push(job);
+        if (job === undefined) continue;
+        follow(job.source);
+        ready.push(job.record);
       }
       return ready;
     },

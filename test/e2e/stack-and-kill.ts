@@ -239,12 +239,16 @@ export async function stackAndKill(options: StackAndKillOptions): Promise<StackA
     faults.push(...blocks.faults);
     if (blocks.ours.length < options.blocks)
       faults.push(`only ${blocks.ours.length} blocks of ours are in the chain`);
-    const unknown = await countUnknown(
+    const unknown = await findUnknown(
       node,
       acknowledged.map(({ hash }) => hash),
     );
-    if (unknown > 0)
-      faults.push(`the node never heard of ${unknown} blocks that were acknowledged`);
+    if (unknown.length > 0) {
+      const some = unknown.slice(0, 3).map(reverseHash).join(', ');
+      faults.push(
+        `the node never heard of ${unknown.length} blocks that were acknowledged: ${some}`,
+      );
+    }
     const counts = await storedByWorker(db);
     for (const { worker, accepted } of cpuminers) {
       const stored = counts.get(worker) ?? 0;
@@ -305,10 +309,10 @@ async function takeAway(part: Part, run: Run, awayMs: number, faults: string[]):
   const height = Number(await node.call('getblockcount'));
   // The answer to a share does not wait for the node's to its block.
   const askedMs = performance.now();
-  let unreached = await countUnknown(node, meanwhile);
+  let unreached = (await findUnknown(node, meanwhile)).length;
   while (unreached > 0 && performance.now() - askedMs < ON_THE_WAY_MS) {
     await pause(200);
-    unreached = await countUnknown(node, meanwhile);
+    unreached = (await findUnknown(node, meanwhile)).length;
   }
   if (unreached > 0)
     faults.push(`${unreached} blocks did not reach the node while ${part.name} was away`);
@@ -401,13 +405,14 @@ async function storedByWorker(db: Db): Promise<Map<string, number>> {
 }
 
 /** How many of these blocks the node does not know, in its chain or beside it. */
-async function countUnknown(node: RegtestNode, hashes: readonly string[]): Promise<number> {
-  let count = 0;
+/** Those of the header hashes that the node does not know. */
+async function findUnknown(node: RegtestNode, hashes: readonly string[]): Promise<string[]> {
+  const unknown: string[] = [];
   for (const hash of hashes) {
     const known = await node.call('getblockheader', [reverseHash(hash)]).catch(() => null);
-    if (known === null) count += 1;
+    if (known === null) unknown.push(hash);
   }
-  return count;
+  return unknown;
 }
 
 async function countInInflux({

@@ -1,6 +1,6 @@
 /**
- * The gateway's link to Kafka, with two buses in memory: what goes where, in which order, and that a job without its template is kept
- * back only when it was published before.
+ * The gateway's link to Kafka, with two buses in memory: what goes where, in which order, and which jobs are kept back
+ * until their template is there.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -13,9 +13,9 @@ import { createJobGate, linkKafka } from '../../src/stack/broker.ts';
 import { createJob } from '../services/stratumd/gateway-rig.ts';
 import { createMemoryLog } from '../tools/waiting.ts';
 
-const jobRecord = (jobId: string, isAgain = false): BusRecord => ({
+const jobRecord = (jobId: string, isAgain = false, source = 'a'): BusRecord => ({
   key: 'job',
-  value: encodeJob(createJob({ jobId }), { source: 'a', tipWork: null, isAgain }),
+  value: encodeJob(createJob({ jobId }), { source, tipWork: null, isAgain }),
 });
 const templateRecord = (jobId: string): BusRecord => ({
   key: 'job',
@@ -39,12 +39,30 @@ describe('jobs and their templates', () => {
     assert.deepEqual(gate.takeTemplates([templateRecord('aa')]), []);
   });
 
-  it('a new job goes at once, and so does its repetition', () => {
+  it('a new job goes at once when one before it had its template, and so does its repetition', () => {
     const gate = createJobGate();
+    gate.takeTemplates([templateRecord('aa')]);
     gate.takeJobs([jobRecord('aa')]);
     const [fresh, again] = [jobRecord('bb'), jobRecord('bb', true)];
     assert.deepEqual(gate.takeJobs([fresh]), [fresh]);
     assert.deepEqual(gate.takeJobs([again]), [again]);
+  });
+
+  it('as long as templates are read from a later moment than jobs, new jobs wait', () => {
+    const gate = createJobGate();
+    assert.deepEqual(gate.takeJobs([jobRecord('aa'), jobRecord('bb')]), []);
+    const [third, fourth] = [jobRecord('cc'), jobRecord('dd')];
+    assert.deepEqual(gate.takeTemplates([templateRecord('cc')]), []);
+    assert.deepEqual(gate.takeJobs([third, fourth]), [third, fourth]);
+  });
+
+  it('that one job manager is followed says nothing of another', () => {
+    const gate = createJobGate();
+    gate.takeTemplates([templateRecord('aa')]);
+    gate.takeJobs([jobRecord('aa')]);
+    assert.deepEqual(gate.takeJobs([jobRecord('bb', false, 'b')]), []);
+    assert.equal(gate.takeTemplates([templateRecord('bb')]).length, 1);
+    assert.equal(gate.takeJobs([jobRecord('ee', false, 'b')]).length, 1);
   });
 
   it('a repetition of what we never had waits; with its template it goes', () => {

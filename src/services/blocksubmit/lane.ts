@@ -296,6 +296,8 @@ export async function startBlockLane(
       });
     }
     waiting.set(hash, { candidate, resolvers: [resolve] });
+    // Whoever has the template has a block. It is told of once more when the template comes, which changes nothing.
+    tellOfFind(hash, candidate);
   }
 
   function begin(hash: string, candidate: BlockCandidate, resolvers: (() => void)[]): void {
@@ -351,7 +353,7 @@ export async function startBlockLane(
     fault('block.beforeDisk');
     const writing = keep(block, parts);
     // While the disk works: others have a road of their own to the nodes.
-    tellOfFind(block);
+    tellOfFind(hash, candidate);
     let handed = false;
     const handOver = () => {
       if (handed || stopped) return;
@@ -769,7 +771,7 @@ export async function startBlockLane(
     pump(block);
   }
 
-  function tellOfFind({ hash, candidate }: Watched): void {
+  function tellOfFind(hash: string, candidate: BlockCandidate): void {
     if (!options.isSecondRoad) post('block.candidates', hash, encodeBlockCandidate(candidate));
   }
 
@@ -915,7 +917,7 @@ export async function startBlockLane(
     block.onDisk = true;
     block.kept = true;
     log.info('a found block is taken up again', { hash, height: record.candidate.height, state });
-    tellOfFind(block);
+    tellOfFind(hash, record.candidate);
     // What a node had is told when it has been looked at.
     if (!known) tell(block);
     pump(block);

@@ -263,12 +263,14 @@ describe('a found block', () => {
     assert.ok(weight >= 3_988_000 && weight <= 4_000_000, `weight ${weight}`);
   });
 
-  it('waits for a template that is still on its way', async () => {
+  it('waits for a template that is still on its way, and whoever has it hears of the find meanwhile', async () => {
     const node = await createNode();
     const world = await start([node], await createDirectory());
     const block = makeBlock(node);
     const kept = world.lane.submit(block.candidate);
     assert.equal(world.lane.status().undelivered, 1);
+    await until('told of', () => world.candidates.length === 1);
+    assert.equal(encodeHexReversed(world.candidates[0]!.headerHash), block.hash);
     await world.shelve(block.template);
     await kept;
     await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
