@@ -147,7 +147,8 @@ export async function stackAndKill(options: StackAndKillOptions): Promise<StackA
       POOL_ADDRESS,
       // Everybody who mined has a part in every block, so that a share that is missing or in the wrong place changes credits.
       PPLNS_WINDOW_DAYS: '1',
-      NODE_COMPILE_CACHE: join(dataDir, 'compiled'),
+      // See `test/stack/seven.ts`.
+      NODE_DISABLE_COMPILE_CACHE: '1',
     };
     const services = await Promise.all(
       (Object.keys(SERVICES) as ServiceName[])
