@@ -900,6 +900,23 @@ export async function startBlockLane(
     meter.set('block_node_reachable', tip === null ? 0 : 1, { node: node.address.name });
     node.tipDisplay = tip;
     if (tip !== null) noteTip(tip);
+    if (tip !== null && waiting.size > 0) await seekWaiting(node);
+  }
+
+  /** Finds without a template are with whoever had it: once a node knows one, nothing more is to be done about it here. */
+  async function seekWaiting({ rpc, address }: Node): Promise<void> {
+    for (const [hash, { candidate, resolvers }] of [...waiting]) {
+      const answer = await rpc.call('getblockheader', [hash, true]);
+      if (stopped) return;
+      if (answer.kind !== 'result' || !waiting.delete(hash)) continue;
+      rememberFinished(hash);
+      for (const resolve of resolvers) resolve();
+      log.info('a found block that waited for its template is at a node by the second road', {
+        hash,
+        height: candidate.height,
+        node: address.name,
+      });
+    }
   }
 
   // ---- start ----------------------------------------------------------------------------------------------------

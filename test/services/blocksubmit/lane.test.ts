@@ -276,6 +276,21 @@ describe('a found block', () => {
     await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
   });
 
+  it('whose template never comes is settled when the second road brought it to a node', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory(), { warmMs: 20 });
+    const block = makeBlock(node);
+    const kept = world.lane.submit(block.candidate);
+    assert.equal(world.lane.status().undelivered, 1);
+    const other = await start([node], await createDirectory());
+    await other.shelve(block.template);
+    await other.lane.submit(block.candidate);
+    await kept;
+    assert.equal(world.lane.status().undelivered, 0);
+    await world.lane.submit(block.candidate);
+    assert.equal(node.callsOf('submitblock').length, 1);
+  });
+
   it('on a job two tips old still goes out', async () => {
     const node = await createNode();
     const world = await start([node], await createDirectory());
