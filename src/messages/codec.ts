@@ -367,9 +367,31 @@ function planFrom(message: headframe.v1.CoinbasePlan): Decoded<CoinbasePlan> {
   };
 }
 
+/** Of field 5, bytes. Protobuf leaves the order of fields to the writer. */
+const TEMPLATE_BODY_TAG = (5 << 3) | 2;
+
 /** Encodes the transactions that go with a job. */
 export function encodeTemplateBody(template: TemplateBody): Uint8Array {
   return v1.TemplateBody.encode(v1.TemplateBody.create(template)).finish();
+}
+
+/**
+ * The same without a copy of megabytes: `fill` writes the body, `bodyBytes` long, where it has to stand. Null when `fill` says that it
+ * could not.
+ */
+export function encodeTemplateInPlace(
+  template: Omit<TemplateBody, 'body'>,
+  bodyBytes: number,
+  fill: (body: Buffer) => boolean,
+): Uint8Array | null {
+  const front = v1.TemplateBody.encode(v1.TemplateBody.create(template))
+    .uint32(TEMPLATE_BODY_TAG)
+    .uint32(bodyBytes)
+    .finish();
+  // Not from the pool: these bytes cross to other threads.
+  const encoded = Buffer.allocUnsafeSlow(front.length + bodyBytes);
+  encoded.set(front);
+  return fill(encoded.subarray(front.length)) ? encoded : null;
 }
 
 /** Decodes the transactions that go with a job; `body` is a view on `bytes`. */

@@ -3,15 +3,14 @@
  * different nodes or on the same: each says its name and its current job again and again, and gateways choose (`core/work/follow.ts`).
  */
 import { randomBytes } from 'node:crypto';
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createRpc } from '../adapters/node/rpc.ts';
 import { subscribeZmq } from '../adapters/node/zmq.ts';
 import { coinbaseRules, waitForLock } from '../compose.ts';
-import { decodeTemplateBody } from '../messages/codec.ts';
-import type { Bus, Log } from '../ports.ts';
+import type { Bus } from '../ports.ts';
 import { startJobmanager } from '../services/jobmanager/jobmanager.ts';
+import { openLastTransactions } from './last-transactions.ts';
 import { type Frame, openBus, openCache, type Service, type ServiceConfig } from './serve.ts';
 
 /** A third of the time after which a gateway takes a job manager for dead. */
@@ -29,10 +28,11 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
   const source = `${name}.${randomBytes(NAME_BYTES).toString('hex')}`;
   const bus = openBus(frame, config, name);
   const cache = openCache(frame, config);
-  const last = openLastTransactions(join(dataDir, 'transactions.last'), log);
+  const last = openLastTransactions(join(dataDir, 'transactions'), log);
   let isOver = false;
   keep('last transactions', () => {
     isOver = true;
+    last.stop();
   });
   const jobmanager = await startJobmanager(
     {
@@ -77,38 +77,6 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
   });
   log.info('jobs are made', { source });
   return {};
-}
-
-/**
- * The transactions of the newest job in a file: written before anybody hears of the job, so that a kill while both are on their
- * way leaves no job whose blocks nobody can put together. The kernel has them, which outlives the process; a loss of power it is not for.
- */
-export function openLastTransactions(
-  path: string,
-  log: Log,
-): { keep(encoded: Uint8Array): void; read(): Uint8Array | null } {
-  let isTold = false;
-  return {
-    keep(encoded) {
-      try {
-        writeFileSync(`${path}.part`, encoded);
-        renameSync(`${path}.part`, path);
-        isTold = false;
-      } catch (error) {
-        if (!isTold)
-          log.warn('the transactions of a job cannot be kept on disk', { reason: String(error) });
-        isTold = true;
-      }
-    },
-    read() {
-      try {
-        const bytes = readFileSync(path);
-        return decodeTemplateBody(bytes).ok ? bytes : null;
-      } catch {
-        return null;
-      }
-    },
-  };
 }
 
 async function publishUntil(bus: Bus, value: Uint8Array, isOver: () => boolean): Promise<void> {

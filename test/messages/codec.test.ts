@@ -23,6 +23,7 @@ import {
   encodeShareMark,
   encodeSolvedBlock,
   encodeTemplateBody,
+  encodeTemplateInPlace,
 } from '../../src/messages/codec.ts';
 import { headframe } from '../../src/messages/generated/pool.js';
 import type { ShareRecord } from '../../src/messages/share.ts';
@@ -170,6 +171,20 @@ const job: fc.Arbitrary<Job> = fc.record({
   createdAtMs: ms,
 });
 
+test('a template whose body cannot be written is none', () => {
+  const rest = {
+    jobId: 'a',
+    height: 1,
+    previousHash: new Uint8Array(32),
+    transactionCount: 0,
+    witness: false,
+  };
+  assert.equal(
+    encodeTemplateInPlace(rest, 4, () => false),
+    null,
+  );
+});
+
 test('every message comes back as it was', () => {
   roundTrip(share.map(wellFormed), encodeShare, decodeShare);
   roundTrip(
@@ -194,16 +209,22 @@ test('every message comes back as it was', () => {
     encodeRejectedShare,
     decodeRejectedShare,
   );
+  const template = fc.record({
+    jobId: fc.string({ minLength: 1 }),
+    height: fc.nat({ max: 0x7fffffff }),
+    previousHash: bytes(32),
+    transactionCount: u32,
+    body: fc.uint8Array({ maxLength: 5_000 }),
+    witness: fc.boolean(),
+  });
+  roundTrip(template, encodeTemplateBody, decodeTemplateBody);
   roundTrip(
-    fc.record({
-      jobId: fc.string({ minLength: 1 }),
-      height: fc.nat({ max: 0x7fffffff }),
-      previousHash: bytes(32),
-      transactionCount: u32,
-      body: fc.uint8Array({ maxLength: 5_000 }),
-      witness: fc.boolean(),
-    }),
-    encodeTemplateBody,
+    template,
+    ({ body, ...rest }) =>
+      encodeTemplateInPlace(rest, body.length, (place) => {
+        place.set(body);
+        return true;
+      })!,
     decodeTemplateBody,
   );
   roundTrip(

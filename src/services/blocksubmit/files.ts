@@ -1,6 +1,7 @@
 /**
  * Found blocks on disk. `<hash>.blk` is the block exactly as `submitblock` wants it (raw, not hex), so that an operator can send
- * it by hand; `<hash>.json` says what became of it. Files are written beside, synced, and renamed. What is final moves to `done/`.
+ * it by hand; `<hash>.json` says what became of it; `<hash>.find` is a find that waits for the transactions of its job. Files are written
+ * beside, synced, and renamed. What is final moves to `done/`.
  *
  * On start every `.blk` or `.json` found here is taken up again; a `.blk.part` counts when it is a whole block (the process died
  * between sync and rename) and is removed when it is not.
@@ -52,8 +53,12 @@ export type BlockFiles = {
   readBlock(hashDisplay: string): Promise<Uint8Array | null>;
   /** Out of the way of the next start. The bytes of a confirmed block are on the chain and go. */
   retire(hashDisplay: string, height: number, keepBytes: boolean): Promise<void>;
-  /** Everything that is not final, oldest height first. */
+  /** A find whose block cannot be put together yet. */
+  writeFind(hashDisplay: string, candidate: BlockCandidate): Promise<void>;
+  removeFind(hashDisplay: string): Promise<void>;
+  /** Everything that is not final, oldest height first; finds without a block are not among them. */
   scan(): Promise<BlockRecord[]>;
+  scanFinds(): Promise<BlockCandidate[]>;
 };
 
 const RECORD_BYTES_MAX = 1024 * 1024;
@@ -133,6 +138,11 @@ export async function openBlockFiles(
       await disk.remove(`${done}/${name}`);
   }
 
+  async function writeSmall(path: string, record: BlockRecord): Promise<void> {
+    await writeWhole(`${path}.part`, [encodeRecord(record)]);
+    await disk.rename(`${path}.part`, path);
+  }
+
   async function readRecord(name: string): Promise<BlockRecord | null> {
     const bytes = await readWhole(`${directory}/${name}`, RECORD_BYTES_MAX);
     const record = bytes === null ? null : decodeRecord(bytes);
@@ -171,11 +181,10 @@ export async function openBlockFiles(
       });
       return { written: written.promise, synced, settled };
     },
-    async writeRecord(hashDisplay, record) {
-      const path = `${directory}/${hashDisplay}.json`;
-      await writeWhole(`${path}.part`, [encodeRecord(record)]);
-      await disk.rename(`${path}.part`, path);
-    },
+    writeRecord: (hashDisplay, record) => writeSmall(`${directory}/${hashDisplay}.json`, record),
+    writeFind: (hashDisplay, candidate) =>
+      writeSmall(`${directory}/${hashDisplay}.find`, { candidate, state: 'found' }),
+    removeFind: (hashDisplay) => disk.remove(`${directory}/${hashDisplay}.find`),
     async readBlock(hashDisplay) {
       const bytes = await readWhole(`${directory}/${hashDisplay}.blk`, BLOCK_BYTES_MAX);
       return bytes === null || readCandidate(bytes, hashDisplay) === null ? null : bytes;
@@ -205,6 +214,14 @@ export async function openBlockFiles(
       }
       await sweepDone();
       return [...records.values()].sort((a, b) => a.candidate.height - b.candidate.height);
+    },
+    async scanFinds() {
+      const finds: BlockCandidate[] = [];
+      for (const name of await disk.list(directory)) {
+        const record = /^[0-9a-f]{64}\.find$/.test(name) ? await readRecord(name) : null;
+        if (record !== null) finds.push(record.candidate);
+      }
+      return finds;
     },
   };
 }

@@ -210,7 +210,11 @@ export async function startBlockLane(
   const nodes = new Map<string, Node>();
   const watched = new Map<string, Watched>();
   const finished = new Set<string>();
-  const waiting = new Map<string, { candidate: BlockCandidate; resolvers: (() => void)[] }>();
+  /** `writing` ends when the disk has the find, or has refused it. */
+  const waiting = new Map<
+    string,
+    { candidate: BlockCandidate; writing: Promise<void>; resolvers: (() => void)[] }
+  >();
   /** When each tip was first heard of: tells whose block came first. */
   const tipsSeen = new Map<string, number>();
   const outbox: Letter[] = [];
@@ -289,15 +293,38 @@ export async function startBlockLane(
       log.error('a found block waits for its template', { hash, jobId, height });
     }, TEMPLATE_LATE_MS).unref();
     if (waiting.size >= WAITING_MAX) {
-      const oldest = waiting.keys().next().value!;
+      const [oldest, { writing }] = waiting.entries().next().value!;
       waiting.delete(oldest);
+      forgetFind(oldest, writing);
       log.error('too many found blocks wait for templates; the oldest is given up', {
         hash: oldest,
       });
     }
-    waiting.set(hash, { candidate, resolvers: [resolve] });
+    const writing = files.writeFind(hash, candidate).catch((error) => {
+      log.warn('a find that waits could not be written', { hash, reason: String(error) });
+    });
+    track(writing);
+    // Its file goes when the block is safe.
+    waiting.set(hash, {
+      candidate,
+      writing,
+      resolvers: [resolve, () => forgetFind(hash, writing)],
+    });
     // Whoever has the template has a block. It is told of once more when the template comes, which changes nothing.
     tellOfFind(hash, candidate);
+  }
+
+  function forgetFind(hash: string, writing: Promise<void>): void {
+    track(
+      writing
+        .then(() => files.removeFind(hash))
+        .catch((error) => {
+          log.warn('a find that waits no more could not be removed', {
+            hash,
+            reason: String(error),
+          });
+        }),
+    );
   }
 
   function begin(hash: string, candidate: BlockCandidate, resolvers: (() => void)[]): void {
@@ -938,6 +965,12 @@ export async function startBlockLane(
     // What a node had is told when it has been looked at.
     if (!known) tell(block);
     pump(block);
+  }
+  for (const candidate of await files.scanFinds()) {
+    const hash = encodeHexReversed(candidate.headerHash);
+    log.info('a find is taken up again', { hash, height: candidate.height });
+    // With its block on disk or done with, `submit` resolves at once.
+    void submit(candidate).then(() => forgetFind(hash, Promise.resolve()));
   }
   await bus.subscribe('mining.templates', 'blocksubmit', async (records) => {
     for (const { value } of records) takeTemplate(value);

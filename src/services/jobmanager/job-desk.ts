@@ -15,7 +15,7 @@ import type { Rpc } from '../../core/node/rpc.ts';
 import { buildJob, type Job } from '../../core/work/job.ts';
 import type { CoinbasePool } from '../../core/work/payout.ts';
 import type { Template } from '../../core/work/template.ts';
-import { encodeJob, encodeTemplateBody } from '../../messages/codec.ts';
+import { encodeJob, encodeTemplateInPlace } from '../../messages/codec.ts';
 import type { Bus, Cache, Clock, Fault, Log } from '../../ports.ts';
 import type { JobIds } from './job-ids.ts';
 import { emptyTemplate, encodeProposalFronts } from './proposal.ts';
@@ -24,7 +24,7 @@ const RETRY_MS = 50;
 const RETRY_MAX_MS = 1_000;
 /** Jobs whose transactions are still tried while newer ones are out: miners whose gateway heard of nothing newer mine on them. */
 const CARRIED_MAX = 8;
-/** How long the checks of a job wait for word that it is out. */
+/** How long the transactions of a job and its checks wait for word that it is out. */
 const OUT_MS = 100;
 /** What gateways on the same machine need to tell their miners of a job. */
 const TELL_MS = 10;
@@ -108,6 +108,8 @@ export function createJobDesk(
   let stopped = false;
   let isSayingAgain = false;
   const carried = new Set<Made>();
+  /** The transactions of a job that is on its way out: they follow it. */
+  let unsent: { made: Made; transactions: Uint8Array } | null = null;
 
   function encode({ job }: Made, isAgain: boolean): Uint8Array {
     const tipWork = tools.workOf(job.previousHash);
@@ -169,14 +171,15 @@ export function createJobDesk(
 
   function publish(made: Made, verify: (() => string | null) | null = null): void {
     const { job } = made;
+    sendTransactions();
     published = made;
     const transactions = encodeTransactions(made);
-    if (transactions !== null) tools.keepTransactions?.(transactions);
+    if (transactions !== null) {
+      tools.keepTransactions?.(transactions);
+      unsent = { made, transactions };
+    }
     fault('job.beforePublish');
     const encoded = encode(made, false);
-    // The body goes first: whoever mines on this job can have his block assembled.
-    if (transactions !== null) void carry(made, transactions);
-    fault('job.betweenPublish');
     const told = send('mining.jobs', encoded, made, () => published === made);
     void followUp(made, verify, told);
     void tools.cache?.set(`job:${job.jobId}`, encoded, CACHED_MS);
@@ -193,13 +196,17 @@ export function createJobDesk(
     });
   }
 
-  /** The checks of megabytes would hold up the few hundred bytes that miners wait for: they come after. */
+  /**
+   * Megabytes and their checks would hold up the few hundred bytes that miners wait for, here and on the way: they come after. A block
+   * that is found before its transactions are there waits for them.
+   */
   async function followUp(
     made: Made,
     verify: (() => string | null) | null,
     told: Promise<void>,
   ): Promise<void> {
     await atMost(told, OUT_MS);
+    if (unsent?.made === made) sendTransactions();
     await sleep(TELL_MS);
     if (stopped || published !== made) return;
     const reason = verify === null ? null : verify();
@@ -210,20 +217,38 @@ export function createJobDesk(
   /** Null when they are not hex: the check that follows finds that out and withdraws the job. */
   function encodeTransactions(made: Made): Uint8Array | null {
     const { job, template } = made;
-    const body = concatTransactions(template);
-    if (body === null) return null;
-    return encodeTemplateBody({
-      jobId: job.jobId,
-      height: job.height,
-      previousHash: job.previousHash,
-      transactionCount: job.transactionCount,
-      body,
-      witness: job.witnessCommitment !== null,
-    });
+    let digits = 0;
+    for (const { data } of template.transactions) digits += data.length;
+    if (digits % 2 !== 0) return null;
+    return encodeTemplateInPlace(
+      {
+        jobId: job.jobId,
+        height: job.height,
+        previousHash: job.previousHash,
+        transactionCount: job.transactionCount,
+        witness: job.witnessCommitment !== null,
+      },
+      digits / 2,
+      (body) => writeTransactions(template, body),
+    );
+  }
+
+  /** Those that have not gone yet. */
+  function sendTransactions(): void {
+    if (unsent === null) return;
+    fault('job.betweenPublish');
+    void carry(unsent);
+    unsent = null;
   }
 
   /** Sends the transactions of a job, for as long as it is one of the newest. */
-  async function carry(made: Made, transactions: Uint8Array): Promise<void> {
+  async function carry({
+    made,
+    transactions,
+  }: {
+    made: Made;
+    transactions: Uint8Array;
+  }): Promise<void> {
     carried.add(made);
     if (carried.size > CARRIED_MAX) carried.delete(carried.values().next().value!);
     await send('mining.templates', transactions, made, () => carried.has(made));
@@ -395,22 +420,18 @@ export function createJobDesk(
         });
     },
     stop() {
+      sendTransactions();
       stopped = true;
     },
   };
 }
 
-/** All transactions of a template, raw, one after the other: hex is decoded straight into its place. Null when one is not hex. */
-export function concatTransactions(template: Template): Uint8Array | null {
-  let digits = 0;
-  for (const { data } of template.transactions) digits += data.length;
-  if (digits % 2 !== 0) return null;
-  // Not from the pool: these bytes cross to other threads.
-  const body = Buffer.allocUnsafeSlow(digits / 2);
+/** All transactions of a template, raw, one after the other: hex is decoded straight into its place. False when one is not hex. */
+function writeTransactions(template: Template, body: Buffer): boolean {
   let offset = 0;
   for (const { data } of template.transactions) offset += body.write(data, offset, 'hex');
   // Writing ends at the first character that is none.
-  return offset === body.length ? body : null;
+  return offset === body.length;
 }
 
 /** Waits for something, but not longer than this. */

@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, it } from 'node:test';
@@ -209,6 +209,9 @@ async function start(
   };
 }
 
+const findsIn = (directory: string) =>
+  readdirSync(join(directory, 'blocks')).filter((name) => name.endsWith('.find'));
+
 describe('a found block', () => {
   it('is on disk, at the node, in its chain, told, and confirmed', async () => {
     const node = await createNode();
@@ -278,7 +281,8 @@ describe('a found block', () => {
 
   it('whose template never comes is settled when the second road brought it to a node', async () => {
     const node = await createNode();
-    const world = await start([node], await createDirectory(), { warmMs: 20 });
+    const directory = await createDirectory();
+    const world = await start([node], directory, { warmMs: 20 });
     const block = makeBlock(node);
     const kept = world.lane.submit(block.candidate);
     assert.equal(world.lane.status().undelivered, 1);
@@ -287,6 +291,7 @@ describe('a found block', () => {
     await other.lane.submit(block.candidate);
     await kept;
     assert.equal(world.lane.status().undelivered, 0);
+    await until('its file gone', () => findsIn(directory).length === 0);
     await world.lane.submit(block.candidate);
     assert.equal(node.callsOf('submitblock').length, 1);
   });
@@ -512,6 +517,43 @@ describe('restarts', () => {
     await until('accepted', () => second.statesOf(block.hash).includes('accepted'), 1000);
   });
 
+  it('killed while it waits for its template: told of again, and a block as soon as the template is there', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    const first = await start([node], directory);
+    const block = makeBlock(node);
+    void first.lane.submit(block.candidate);
+    await until('on disk', () => findsIn(directory).length === 1);
+    await first.lane.stop();
+    const second = await start([node], directory);
+    await until('told of', () => second.candidates.length === 1);
+    assert.equal(second.lane.status().undelivered, 1);
+    await second.shelve(block.template);
+    await until('accepted', () => second.statesOf(block.hash).includes('accepted'));
+    await until('its file gone', () => findsIn(directory).length === 0);
+    assert.equal(second.candidates[0]!.account, 'bcrt1qminer');
+  });
+
+  it('killed when the block was on disk and the find not yet gone: one block', async () => {
+    const node = await createNode();
+    const directory = await createDirectory();
+    const first = await start([node], directory);
+    const block = makeBlock(node);
+    void first.lane.submit(block.candidate);
+    await until('on disk', () => findsIn(directory).length === 1);
+    const find = join(directory, 'blocks', findsIn(directory)[0]!);
+    const bytes = await readFile(find);
+    await first.shelve(block.template);
+    await until('accepted', () => first.statesOf(block.hash).includes('accepted'));
+    await until('its file gone', () => findsIn(directory).length === 0);
+    await first.lane.stop();
+    await writeFile(find, bytes);
+    const second = await start([node], directory);
+    await until('its file gone', () => findsIn(directory).length === 0);
+    assert.equal(second.lane.status().watched, 1);
+    assert.equal(second.lane.status().undelivered, 0);
+  });
+
   it('killed between sync and rename, and with the record lost', async () => {
     const node = await createNode();
     const directory = await createDirectory();
@@ -636,7 +678,6 @@ describe('restarts', () => {
   });
 
   it("broken files are told and stand in nobody's way", async () => {
-    const { mkdir, writeFile } = await import('node:fs/promises');
     const node = await createNode();
     const directory = await createDirectory();
     await mkdir(join(directory, 'blocks'), { recursive: true });

@@ -206,7 +206,7 @@ describe('jobs', () => {
     assert.equal(asked(false), before);
   });
 
-  it('the transactions of a job go out with it, and before it', async () => {
+  it('the transactions of a job go out with it, behind it', async () => {
     const node = await createNode();
     node.transactions = [fakeTransaction(0, 20)];
     const told: string[] = [];
@@ -229,7 +229,7 @@ describe('jobs', () => {
     await until('a job on it', () => world.lastTip() === block.hash);
     const { jobId } = world.last()!;
     await until('its body', () => world.bodies.has(jobId));
-    assert.deepEqual(told, [`transactions ${jobId}`, `job ${jobId}`]);
+    assert.deepEqual(told, [`job ${jobId}`, `transactions ${jobId}`]);
   });
 
   it('the transactions of a job are kept before anybody hears of it, and sent until they are there', async () => {
