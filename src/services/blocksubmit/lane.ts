@@ -806,9 +806,7 @@ export async function startBlockLane(
     const { state, confirmations, node, detail, final } = block.progress;
     const told = block.told;
     const changed = told === null || told.state !== state;
-    // Every step at first, then every tenth: a confirmation is news for the few, and a hundred per block are many.
-    const step = confirmations <= 6 || confirmations % 10 === 0 || final;
-    if (!changed && !final && (told.confirmations === confirmations || !step)) return;
+    if (!changed && !final && !isStep(told.confirmations, confirmations)) return;
     block.told = { state, confirmations };
     const outcome: BlockOutcome = {
       headerHash: block.candidate.headerHash,
@@ -832,6 +830,12 @@ export async function startBlockLane(
       log.warn(`block is ${state}`, fields);
     else if (state === 'found' || state === 'submitted') log.debug(`block is ${state}`, fields);
     else log.info(`block is ${state}`, fields);
+  }
+
+  /** Every step to the sixth, then every tenth: a hundred per block are many. Several blocks may come between two looks. */
+  function isStep(from: number, to: number): boolean {
+    if (from === to) return false;
+    return to <= 6 || from < 6 || Math.floor(to / 10) !== Math.floor(from / 10);
   }
 
   function finish(block: Watched): void {

@@ -239,6 +239,21 @@ describe('a found block', () => {
     assert.deepEqual(readdirSync(join(directory, 'blocks')), ['done']);
   });
 
+  it('is said to be deeper also when several blocks come between two looks', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const block = makeBlock(node);
+    const depth = () => world.outcomes.at(-1)?.confirmations;
+    await world.shelve(block.template);
+    await world.lane.submit(block.candidate);
+    await until('accepted', () => world.statesOf(block.hash).includes('accepted'));
+    for (let i = 0; i < 4; i++) node.mine();
+    await until('five deep', () => depth() === 5);
+    for (let i = 0; i < 3; i++) node.mine();
+    await until('eight deep', () => depth() === 8);
+    assert.equal(world.statesOf(block.hash).at(-1), 'accepted');
+  });
+
   it('given many times is one block', async () => {
     const node = await createNode();
     const world = await start([node], await createDirectory());
