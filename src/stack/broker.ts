@@ -86,8 +86,8 @@ export async function linkKafka(tools: {
 /**
  * Lets jobs through to the gateway. A found block cannot be put together without the template of its job, and the two come on topics of
  * their own, of which one may be read from an earlier moment than the other. So a job waits until its template was seen here, up to the
- * first of its job manager's with which that happened: as templates go out before their jobs, none that comes after that one lacks
- * anything, and each goes at once, its template on the way. A job that is only said again goes when its template was seen here.
+ * first of its job manager's with which that happened: jobs and templates of one job manager each keep their order, so of none that comes
+ * after that one the template is missed, and each goes at once, its template on the way. A job that is only said again goes when its template was seen here.
  */
 export function createJobGate(): {
   takeJobs(records: readonly BusRecord[]): BusRecord[];

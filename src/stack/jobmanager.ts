@@ -29,11 +29,14 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
   const bus = openBus(frame, config, name);
   const cache = openCache(frame, config);
   const last = openLastTransactions(join(dataDir, 'transactions'), log);
+  // Read before there is a newer job. Whoever found a block on the last one of the process before may still wait for them.
+  const left = last.read();
   let isOver = false;
   keep('last transactions', () => {
     isOver = true;
     last.stop();
   });
+  if (left !== null) void publishUntil(bus, left, () => isOver);
   const jobmanager = await startJobmanager(
     {
       clock,
@@ -55,11 +58,6 @@ export async function startJobmanagerd(frame: Frame, config: ServiceConfig): Pro
     },
   );
   keep('jobmanager', () => jobmanager.stop());
-  // Those who found a block on the last job of the process before may still wait for them.
-  const left = last.read();
-  if (left !== null) {
-    void publishUntil(bus, left, () => isOver || jobmanager.status().jobId !== null);
-  }
   frame.watch(() => {
     const { state, nodes } = jobmanager.status();
     if (state === 'working') return [];

@@ -405,8 +405,7 @@ async function storedByWorker(db: Db): Promise<Map<string, number>> {
   return new Map(rows.map(({ name, count }) => [name, Number(count)]));
 }
 
-/** How many of these blocks the node does not know, in its chain or beside it. */
-/** Those of the header hashes that the node does not know. */
+/** Those of these blocks that the node does not know, in its chain or beside it. */
 async function findUnknown(node: RegtestNode, hashes: readonly string[]): Promise<string[]> {
   const unknown: string[] = [];
   for (const hash of hashes) {

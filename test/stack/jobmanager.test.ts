@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { createKafkaBus, type KafkaBus } from '../../src/adapters/bus/kafka.ts';
 import { encodeHexReversed } from '../../src/core/bitcoin/bytes.ts';
-import { decodeJobNews } from '../../src/messages/codec.ts';
+import { decodeJobNews, decodeTemplateBody } from '../../src/messages/codec.ts';
 import { type Devnet, type DevnetOptions, startDevnet } from '../../src/services/devnet/devnet.ts';
 import { kafkaMissing, startTestBroker, type TestBroker } from '../tools/broker.ts';
 import { makeDataDir, type PoolProcess, removeData } from '../tools/pool-process.ts';
@@ -29,6 +29,8 @@ describe(`two job managers${missing === null ? '' : ` (${missing})`}`, () => {
   /** Times each job manager has said its job again, and the ids of all jobs of each, by its name. */
   const said = new Map<string, number>();
   const ids = new Map<string, Set<string>>();
+  /** Times the transactions of each job came, by its id. */
+  const bodies = new Map<string, number>();
   let part: () => void = () => {};
 
   const startNode = (options: Partial<DevnetOptions>): Promise<Devnet> =>
@@ -117,6 +119,14 @@ describe(`two job managers${missing === null ? '' : ` (${missing})`}`, () => {
         const { source, isAgain } = news.value.origin;
         if (isAgain) said.set(source, (said.get(source) ?? 0) + 1);
         ids.set(source, (ids.get(source) ?? new Set()).add(news.value.job.jobId));
+      }
+    });
+    await reader.subscribe('mining.templates', 'test', async (records) => {
+      for (const { value } of records) {
+        const decoded = decodeTemplateBody(value);
+        assert.ok(decoded.ok);
+        const { jobId } = decoded.value;
+        bodies.set(jobId, (bodies.get(jobId) ?? 0) + 1);
       }
     });
     managers.push(await startManager(0), await startManager(1));
@@ -214,7 +224,11 @@ describe(`two job managers${missing === null ? '' : ` (${missing})`}`, () => {
     await miners[0]!.acceptedShare();
     await allOn(nodes[0]!);
     const gone = nameOf(managers[at]!);
+    const last = [...ids.get(used as string)!].at(-1)!;
+    assert.equal(bodies.get(last), 1);
     managers[at] = await startManager(at, managers[at]!.ports);
+    // A find on that job may still wait for them.
+    await eventually('the transactions of its last job again', () => bodies.get(last) === 2);
     await untilReady(managers[at]!);
     assert.notEqual(nameOf(managers[at]!), gone);
     const counted = await changes();

@@ -5,6 +5,7 @@
  * block is on disk here or at a node, so that after any absence, and any death, it goes on where it was. What becomes of each is told on
  * `block.outcome`.
  */
+import { encodeHexReversed } from '../../core/bitcoin/bytes.ts';
 import { findFault } from '../../core/work/candidate.ts';
 import type { Job } from '../../core/work/job.ts';
 import type { BlockCandidate } from '../../messages/block.ts';
@@ -49,7 +50,7 @@ export async function startBlocksubmit(
   });
   const jobs = new Map<string, Pick<Job, 'networkTarget' | 'previousHash' | 'branch'>>();
   /** Finds on a job whose transactions, or which itself, had not come: a job manager that was killed between the two sends them when it is back. */
-  const early = new Set<BlockCandidate>();
+  const early = new Map<string, BlockCandidate>();
   let assembled = 0;
   let received = 0;
   let unreadable = 0;
@@ -65,8 +66,11 @@ export async function startBlocksubmit(
   async function assemble(value: Uint8Array): Promise<void> {
     const decoded = decodeBlockCandidate(value);
     if (!decoded.ok || (await assembleOf(decoded.value))) return;
-    early.add(decoded.value);
-    if (early.size > EARLY_MAX) early.delete(early.values().next().value!);
+    const candidate = decoded.value;
+    // A gateway that starts tells of all its blocks again: those that are known must not push out one that is not.
+    if (lane.knows(candidate.headerHash)) return;
+    early.set(encodeHexReversed(candidate.headerHash), candidate);
+    if (early.size > EARLY_MAX) early.delete(early.keys().next().value!);
   }
 
   /** False when not all it takes is here. */
@@ -80,9 +84,11 @@ export async function startBlocksubmit(
   }
 
   const looking = setInterval(() => {
-    for (const candidate of early) {
-      if (!lane.hasTemplate(candidate.jobId) || !jobs.has(candidate.jobId)) continue;
-      early.delete(candidate);
+    for (const [hash, candidate] of early) {
+      const isReady = lane.hasTemplate(candidate.jobId) && jobs.has(candidate.jobId);
+      // It may have come whole meanwhile.
+      if (!isReady && !lane.knows(candidate.headerHash)) continue;
+      early.delete(hash);
       void assembleOf(candidate);
     }
   }, EARLY_MS);

@@ -104,6 +104,8 @@ export type BlockLaneHandle = {
   submit(candidate: BlockCandidate): Promise<void>;
   /** Whether the template of a job is at hand: a candidate of another waits for it. */
   hasTemplate(jobId: string): boolean;
+  /** Whether the block with this header hash is under watch or done with. */
+  knows(headerHash: Uint8Array): boolean;
   /**
    * Takes a whole block; the same one again is harmless. Resolves when it is safe, or with false when it is no block: no hash, no
    * coinbase, or transactions that its header does not speak of.
@@ -988,6 +990,10 @@ export async function startBlockLane(
     submit,
     submitBlock,
     hasTemplate: (jobId) => shelf.find(jobId) !== null,
+    knows(headerHash) {
+      const hash = encodeHexReversed(headerHash);
+      return watched.has(hash) || finished.has(hash);
+    },
     attach(port) {
       port.on('message', (request: LaneRequest) => {
         if (request?.kind !== 'candidate') return;

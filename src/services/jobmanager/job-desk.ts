@@ -109,7 +109,7 @@ export function createJobDesk(
   let isSayingAgain = false;
   const carried = new Set<Made>();
   /** The transactions of a job that is on its way out: they follow it. */
-  let unsent: { made: Made; transactions: Uint8Array } | null = null;
+  let unsent: { made: Made; transactions: Uint8Array | null } | null = null;
 
   function encode({ job }: Made, isAgain: boolean): Uint8Array {
     const tipWork = tools.workOf(job.previousHash);
@@ -173,11 +173,10 @@ export function createJobDesk(
     const { job } = made;
     sendTransactions();
     published = made;
-    const transactions = encodeTransactions(made);
-    if (transactions !== null) {
-      tools.keepTransactions?.(transactions);
-      unsent = { made, transactions };
-    }
+    // Where nobody keeps them they are encoded when the job is out.
+    const transactions = tools.keepTransactions === undefined ? null : encodeTransactions(made);
+    if (transactions !== null) tools.keepTransactions?.(transactions);
+    unsent = { made, transactions };
     fault('job.beforePublish');
     const encoded = encode(made, false);
     const told = send('mining.jobs', encoded, made, () => published === made);
@@ -237,18 +236,14 @@ export function createJobDesk(
   function sendTransactions(): void {
     if (unsent === null) return;
     fault('job.betweenPublish');
-    void carry(unsent);
+    const { made } = unsent;
+    const transactions = unsent.transactions ?? encodeTransactions(made);
     unsent = null;
+    if (transactions !== null) void carry(made, transactions);
   }
 
   /** Sends the transactions of a job, for as long as it is one of the newest. */
-  async function carry({
-    made,
-    transactions,
-  }: {
-    made: Made;
-    transactions: Uint8Array;
-  }): Promise<void> {
+  async function carry(made: Made, transactions: Uint8Array): Promise<void> {
     carried.add(made);
     if (carried.size > CARRIED_MAX) carried.delete(carried.values().next().value!);
     await send('mining.templates', transactions, made, () => carried.has(made));

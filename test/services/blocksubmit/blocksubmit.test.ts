@@ -352,6 +352,18 @@ describe('the record of a find', () => {
     assert.equal(node.callsOf('submitblock').length, 1);
   });
 
+  it('is not pushed out by what gateways tell again of blocks that are known', async () => {
+    const node = await createNode();
+    const world = await start([node], await createDirectory());
+    const [early, known] = [solve(node, 1), solve(node, 2)];
+    await world.bus.publish('block.candidates', [recordOf(early.candidate)]);
+    await world.bus.publish('block.solved', [known.record]);
+    const again = Array.from({ length: 300 }, () => recordOf(known.candidate));
+    await world.bus.publish('block.candidates', again);
+    await tell(world.bus, early);
+    await until('assembled', () => world.service.status().assembled === 1);
+  });
+
   it('without its job or its template, or that belongs to neither, is left to the whole block', async () => {
     const node = await createNode();
     const world = await start([node], await createDirectory());
