@@ -54,7 +54,10 @@ export type DevnetFacts = { node: NodeAddress; address: string };
 /** Which topics each role takes from the main thread's bus, and which it gives. */
 export const THREAD_TOPICS = {
   node: { takes: ['mining.plans'], gives: ['mining.jobs', 'mining.templates'] },
-  block: { takes: ['mining.templates'], gives: ['block.candidates', 'block.outcome'] },
+  block: {
+    takes: ['mining.jobs', 'mining.templates'],
+    gives: ['block.candidates', 'block.outcome'],
+  },
   store: {
     takes: ['mining.jobs', 'mining.plans', 'block.candidates', 'block.outcome'],
     gives: [],

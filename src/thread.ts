@@ -17,6 +17,7 @@ import { loadAccelerator } from './adapters/pow/sha256d.ts';
 import type { NodeAddress, OpenRpc } from './core/node/rpc.ts';
 import { foldInTypescript } from './core/work/fold.ts';
 import { createLog, type OpenLog } from './log.ts';
+import { decodeJobNews } from './messages/codec.ts';
 import { createMeter, type Meter } from './meter.ts';
 import type { Clock } from './ports.ts';
 import { type DevnetFacts, LEDGER_LOCK, THREAD_TOPICS, type ThreadData } from './roles.ts';
@@ -118,6 +119,12 @@ async function startRole(
         { clock, log, bus, meter, disk: createDisk(), openRpc: openRpcWith(log) },
         { nodes: data.nodes, network: data.network, dataDir: data.dataDir },
       );
+      await bus.subscribe('mining.jobs', 'lane', async (records) => {
+        for (const { value } of records) {
+          const news = decodeJobNews(value);
+          if (news.ok) lane.expectTemplate(news.value.job);
+        }
+      });
       await joinMain();
       return {
         status: () => lane.status(),

@@ -87,7 +87,8 @@ export async function linkKafka(tools: {
  * Lets jobs through to the gateway. A found block cannot be put together without the template of its job, and the two come on topics of
  * their own, of which one may be read from an earlier moment than the other. So a job waits until its template was seen here, up to the
  * first of its job manager's with which that happened: jobs and templates of one job manager each keep their order, so of none that comes
- * after that one the template is missed, and each goes at once, its template on the way. A job that is only said again goes when its template was seen here.
+ * after that one the template is missed, and each new tip's goes at once, its template on the way. A job that is only said again, or refreshes
+ * the one before, goes when its template was seen here: miners do not wait for it.
  */
 export function createJobGate(): {
   takeJobs(records: readonly BusRecord[]): BusRecord[];
@@ -111,6 +112,14 @@ export function createJobGate(): {
     if (followed.size > SOURCES_MAX) followed.delete(followed.values().next().value!);
   }
 
+  /** What is older than a job that goes must not come after it: of those that wait, all of its job manager's up to it. */
+  function dropWaiting(source: string, last: string): void {
+    for (const [jobId, job] of [...waiting]) {
+      if (job.source === source) waiting.delete(jobId);
+      if (jobId === last) return;
+    }
+  }
+
   return {
     takeJobs(records) {
       const passed: BusRecord[] = [];
@@ -121,16 +130,17 @@ export function createJobGate(): {
           passed.push(record);
           continue;
         }
-        const { jobId } = decoded.value.job;
+        const { jobId, clean } = decoded.value.job;
         const { source, isAgain } = decoded.value.origin;
         if (known.has(jobId)) follow(source);
-        else if (isAgain || !followed.has(source)) {
+        else if (isAgain || !clean || !followed.has(source)) {
           waiting.delete(jobId);
           waiting.set(jobId, { record, source });
           if (waiting.size > JOBS_WAITING_MAX) waiting.delete(waiting.keys().next().value!);
           continue;
         }
         know(jobId);
+        dropWaiting(source, jobId);
         passed.push(record);
       }
       return passed;
@@ -143,8 +153,8 @@ export function createJobGate(): {
         const { jobId } = decoded.value;
         know(jobId);
         const job = waiting.get(jobId);
-        waiting.delete(jobId);
         if (job === undefined) continue;
+        dropWaiting(job.source, jobId);
         follow(job.source);
         ready.push(job.record);
       }

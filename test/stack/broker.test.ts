@@ -13,10 +13,11 @@ import { createJobGate, linkKafka } from '../../src/stack/broker.ts';
 import { createJob } from '../services/stratumd/gateway-rig.ts';
 import { createMemoryLog } from '../tools/waiting.ts';
 
-const jobRecord = (jobId: string, isAgain = false, source = 'a'): BusRecord => ({
+const jobRecord = (jobId: string, isAgain = false, source = 'a', clean = true): BusRecord => ({
   key: 'job',
-  value: encodeJob(createJob({ jobId }), { source, tipWork: null, isAgain }),
+  value: encodeJob(createJob({ jobId, clean }), { source, tipWork: null, isAgain }),
 });
+const refreshRecord = (jobId: string) => jobRecord(jobId, false, 'a', false);
 const templateRecord = (jobId: string): BusRecord => ({
   key: 'job',
   value: encodeTemplateBody({
@@ -54,6 +55,20 @@ describe('jobs and their templates', () => {
     const [third, fourth] = [jobRecord('cc'), jobRecord('dd')];
     assert.deepEqual(gate.takeTemplates([templateRecord('cc')]), []);
     assert.deepEqual(gate.takeJobs([third, fourth]), [third, fourth]);
+  });
+
+  it('one that refreshes the job before waits for its template, and comes after no newer one', () => {
+    const gate = createJobGate();
+    gate.takeTemplates([templateRecord('aa')]);
+    gate.takeJobs([jobRecord('aa')]);
+    const [refresh, tip] = [refreshRecord('bb'), jobRecord('cc')];
+    assert.deepEqual(gate.takeJobs([refresh]), []);
+    assert.deepEqual(gate.takeTemplates([templateRecord('bb')]), [refresh]);
+    assert.deepEqual(gate.takeJobs([refreshRecord('dd'), tip]), [tip]);
+    assert.deepEqual(gate.takeTemplates([templateRecord('dd'), templateRecord('cc')]), []);
+    const [third, fourth] = [refreshRecord('ee'), refreshRecord('ff')];
+    assert.deepEqual(gate.takeJobs([third, fourth]), []);
+    assert.deepEqual(gate.takeTemplates([templateRecord('ff'), templateRecord('ee')]), [fourth]);
   });
 
   it('that one job manager is followed says nothing of another', () => {

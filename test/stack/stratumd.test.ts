@@ -4,13 +4,17 @@
  * (promises P01, P04, P25, P26, P38; faults F-K1, F-R1 to F-R3, F-G1).
  */
 import assert from 'node:assert/strict';
-import { after, before, describe, it } from 'node:test';
+import { after, afterEach, before, describe, it } from 'node:test';
 import { createKafkaBus, type KafkaBus } from '../../src/adapters/bus/kafka.ts';
 import { encodeHex, encodeHexReversed } from '../../src/core/bitcoin/bytes.ts';
+import type { JobOrigin } from '../../src/core/work/follow.ts';
+import type { Job } from '../../src/core/work/job.ts';
 import {
   decodeBlockCandidate,
+  decodeJobNews,
   decodeRejectedShare,
   decodeShare,
+  encodeJob,
 } from '../../src/messages/codec.ts';
 import { isMarkKey } from '../../src/messages/share.ts';
 import { kafkaMissing, startTestBroker, type TestBroker } from '../tools/broker.ts';
@@ -39,6 +43,7 @@ describe(`gateways over Kafka${missing === null ? '' : ` (${missing})`}`, () => 
   const refused: string[] = [];
   /** Shares for which a miner heard `true`. */
   let acknowledged = 0;
+  let lastJob: { job: Job; origin: JobOrigin } | null = null;
 
   const startGateway = (instance: number, ports?: PoolProcess['ports']) =>
     startService('stratumd', {
@@ -125,6 +130,11 @@ describe(`gateways over Kafka${missing === null ? '' : ` (${missing})`}`, () => 
           refused.push(`${topic} ${rejected.value.reason}`);
         }
       });
+    await reader.subscribe('mining.jobs', 'test', async (records) => {
+      const news = decodeJobNews(records.at(-1)!.value);
+      assert.ok(news.ok);
+      lastJob = { job: news.value.job, origin: { ...news.value.origin, isAgain: false } };
+    });
     jobmanager = await startService('jobmanager', {
       dataDir,
       brokers: broker.brokers,
@@ -135,6 +145,8 @@ describe(`gateways over Kafka${missing === null ? '' : ` (${missing})`}`, () => 
     gateways.push(await startGateway(1), await startGateway(2));
     for (const service of [jobmanager, ...gateways]) await untilReady(service);
   });
+
+  afterEach(() => broker.control?.mend());
 
   after(async () => {
     for (const service of [...gateways, jobmanager]) {
@@ -181,6 +193,25 @@ describe(`gateways over Kafka${missing === null ? '' : ` (${missing})`}`, () => 
     for (const [i, miner] of miners.entries())
       await eventually('a new job', () => miner.job !== jobs[i]);
     for (const miner of miners) miner.hangUp();
+  });
+
+  it('the transactions of a job never come: its blocks land all the same, by the node that still has them', async () => {
+    const miner = await join(gateways[0]!, 'spare');
+    const { job, origin } = lastJob!;
+    const heard = miner.job;
+    const before = await height();
+    await reader.publish('mining.jobs', [
+      { key: 'job', value: encodeJob({ ...job, jobId: 'feed0001', clean: true }, origin) },
+    ]);
+    await eventually('the job without transactions', () => miner.job !== heard);
+    await miner.acceptedShare();
+    acknowledged += 1;
+    await eventually('the block', async () => (await height()) > before);
+    const word = 'the transactions of a job did not come; a node had them still';
+    // Where there are none, nobody need be asked.
+    if (job.transactionCount > 0)
+      await eventually('word of it', () => gateways[0]!.logged(word).length === 1);
+    miner.hangUp();
   });
 
   it('the broker is stopped, and goes on: shares are acknowledged, blocks land, and all arrives', async () => {

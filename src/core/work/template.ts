@@ -81,6 +81,17 @@ const KNOWN_RULES: ReadonlySet<string> = new Set([
 /** A refusal on its way up to `decodeTemplate`; never leaves this file. */
 class Refusal extends Error {}
 
+/** What `getblocktemplate` is asked with (BIP22, BIP23). Core insists on segwit, and on a signet on signet as well; it and btcd skip names they do not know. */
+export function templateRequest(network: Network): Record<string, unknown> {
+  return {
+    rules:
+      NETWORKS[network].chainName === 'signet'
+        ? ['segwit', 'taproot', 'signet']
+        : ['segwit', 'taproot'],
+    capabilities: ['coinbasevalue', 'longpoll', 'proposal', 'workid'],
+  };
+}
+
 /**
  * Decodes a template for `network`. `verifyTransactions` (default true) also decodes every transaction and recomputes
  * txids, weights and the witness commitment, so that a job cannot be built on a body that does not hash to it. Without it the

@@ -97,6 +97,7 @@ export async function startBlocksubmit(
     for (const { value } of records) {
       const decoded = decodeJobNews(value);
       if (!decoded.ok) continue;
+      lane.expectTemplate(decoded.value.job);
       const { jobId, networkTarget, previousHash, branch } = decoded.value.job;
       // Copies: a view would keep everything alive that came with it.
       jobs.set(jobId, {

@@ -21,6 +21,7 @@ import {
   readSubmitAnswer,
 } from '../../core/node/answers.ts';
 import type { NodeAddress, OpenRpc, Rpc } from '../../core/node/rpc.ts';
+import type { Job } from '../../core/work/job.ts';
 import type { BlockCandidate, BlockOutcome } from '../../messages/block.ts';
 import {
   decodeTemplateBody,
@@ -54,6 +55,7 @@ import {
 } from './files.ts';
 import type { LaneAnswer, LaneRequest } from './lane-client.ts';
 import { TemplateShelf } from './shelf.ts';
+import { createSpares } from './spare.ts';
 
 export type LaneMeter = {
   count(name: string, labels?: Record<string, string>): void;
@@ -102,6 +104,8 @@ export type LaneStatus = {
 export type BlockLaneHandle = {
   /** Takes a candidate; the same one again is harmless. Resolves when it is safe: on disk, or at a node. */
   submit(candidate: BlockCandidate): Promise<void>;
+  /** A job is out: should its template not come, our nodes are asked for it. */
+  expectTemplate(job: Job): void;
   /** Whether the template of a job is at hand: a candidate of another waits for it. */
   hasTemplate(jobId: string): boolean;
   /** Whether the block with this header hash is under watch or done with. */
@@ -891,6 +895,14 @@ export async function startBlockLane(
     posting = false;
   }
 
+  const spares = createSpares({
+    log,
+    network: options.network,
+    nodes: Array.from(nodes.values(), ({ rpc }) => rpc),
+    hasTemplate: (jobId) => shelf.find(jobId) !== null,
+    take: takeTemplate,
+  });
+
   // ---- templates and tips ---------------------------------------------------------------------------------------
 
   function takeTemplate(value: Uint8Array): void {
@@ -989,6 +1001,7 @@ export async function startBlockLane(
   return {
     submit,
     submitBlock,
+    expectTemplate: spares.expect,
     hasTemplate: (jobId) => shelf.find(jobId) !== null,
     knows(headerHash) {
       const hash = encodeHexReversed(headerHash);
@@ -1018,6 +1031,7 @@ export async function startBlockLane(
     async stop() {
       for (const write of [...unwritten]) write();
       stopped = true;
+      spares.stop();
       clearInterval(warming);
       for (const block of watched.values()) if (block.timer !== null) clearTimeout(block.timer);
       for (const { rpc } of nodes.values()) rpc.stop();

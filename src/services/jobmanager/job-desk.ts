@@ -15,7 +15,8 @@ import type { Rpc } from '../../core/node/rpc.ts';
 import { buildJob, type Job } from '../../core/work/job.ts';
 import type { CoinbasePool } from '../../core/work/payout.ts';
 import type { Template } from '../../core/work/template.ts';
-import { encodeJob, encodeTemplateInPlace } from '../../messages/codec.ts';
+import { encodeJob } from '../../messages/codec.ts';
+import { encodeTransactions } from '../../messages/transactions.ts';
 import type { Bus, Cache, Clock, Fault, Log } from '../../ports.ts';
 import type { JobIds } from './job-ids.ts';
 import { emptyTemplate, encodeProposalFronts } from './proposal.ts';
@@ -174,7 +175,8 @@ export function createJobDesk(
     sendTransactions();
     published = made;
     // Where nobody keeps them they are encoded when the job is out.
-    const transactions = tools.keepTransactions === undefined ? null : encodeTransactions(made);
+    const transactions =
+      tools.keepTransactions === undefined ? null : encodeTransactions(job, made.template);
     if (transactions !== null) tools.keepTransactions?.(transactions);
     unsent = { made, transactions };
     fault('job.beforePublish');
@@ -213,31 +215,13 @@ export function createJobDesk(
     else if (made.rank !== 'stop') check(made);
   }
 
-  /** Null when they are not hex: the check that follows finds that out and withdraws the job. */
-  function encodeTransactions(made: Made): Uint8Array | null {
-    const { job, template } = made;
-    let digits = 0;
-    for (const { data } of template.transactions) digits += data.length;
-    if (digits % 2 !== 0) return null;
-    return encodeTemplateInPlace(
-      {
-        jobId: job.jobId,
-        height: job.height,
-        previousHash: job.previousHash,
-        transactionCount: job.transactionCount,
-        witness: job.witnessCommitment !== null,
-      },
-      digits / 2,
-      (body) => writeTransactions(template, body),
-    );
-  }
-
   /** Those that have not gone yet. */
   function sendTransactions(): void {
     if (unsent === null) return;
     fault('job.betweenPublish');
     const { made } = unsent;
-    const transactions = unsent.transactions ?? encodeTransactions(made);
+    // None when they are not hex: the check that follows finds that out and withdraws the job.
+    const transactions = unsent.transactions ?? encodeTransactions(made.job, made.template);
     unsent = null;
     if (transactions !== null) void carry(made, transactions);
   }
@@ -419,14 +403,6 @@ export function createJobDesk(
       stopped = true;
     },
   };
-}
-
-/** All transactions of a template, raw, one after the other: hex is decoded straight into its place. False when one is not hex. */
-function writeTransactions(template: Template, body: Buffer): boolean {
-  let offset = 0;
-  for (const { data } of template.transactions) offset += body.write(data, offset, 'hex');
-  // Writing ends at the first character that is none.
-  return offset === body.length;
 }
 
 /** Waits for something, but not longer than this. */

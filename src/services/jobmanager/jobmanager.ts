@@ -8,10 +8,10 @@
  * Runs in a worker thread of its own: decoding a template of 10 MB must not hold up a share.
  */
 import { encodeHexReversed } from '../../core/bitcoin/bytes.ts';
-import { NETWORKS, type Network } from '../../core/bitcoin/network.ts';
+import type { Network } from '../../core/bitcoin/network.ts';
 import type { NodeAddress, OpenHints, OpenRpc } from '../../core/node/rpc.ts';
 import type { CoinbasePool } from '../../core/work/payout.ts';
-import { decodeTemplate } from '../../core/work/template.ts';
+import { decodeTemplate, templateRequest } from '../../core/work/template.ts';
 import { decodeCoinbasePlans } from '../../messages/codec.ts';
 import type { Bus, Cache, Clock, Fault, Log } from '../../ports.ts';
 import { chooseNode, findDisagreement, type NodeView } from './choose.ts';
@@ -130,14 +130,7 @@ export async function startJobmanager(
   const sources = new Map<string, Source>();
   const pastTips = new Set<string>();
   const startedAtMs = clock.nowMs();
-  const request: Record<string, unknown> = {
-    // Core insists on segwit, and on a signet on signet as well; it and btcd skip names they do not know.
-    rules:
-      NETWORKS[options.network].chainName === 'signet'
-        ? ['segwit', 'taproot', 'signet']
-        : ['segwit', 'taproot'],
-    capabilities: ['coinbasevalue', 'longpoll', 'proposal', 'workid'],
-  };
+  const request = templateRequest(options.network);
   let current: string | null = null;
   let longPoll: AbortController | null = null;
   let disagreeSinceMs: number | null = null;
