@@ -52,6 +52,8 @@ const AHEAD_BYTES = 1024 * 1024;
 const END_PAUSE_MS = 2_000;
 const PAUSE_MIN_MS = 100;
 const PAUSE_MAX_MS = 2_000;
+/** Longer than all its own patience taken together: to connect, to ask what the broker can do, and for the answer itself. */
+const CLIENT_PATIENCE_MS = 30_000;
 const READ_UNCOMMITTED = 0;
 const CONTROL_BATCH = 0x20;
 const NO_EPOCH = -1;
@@ -64,9 +66,7 @@ export function createKafkaFetch(
 ): KafkaFetch {
   const { log, health, tenures } = tools;
   const { topic, group, part, gatherBytes } = options;
-  const fetcher = tools.openFetcher();
-  fetcher.topics.track(topic);
-  (fetcher as NodeJS.EventEmitter).on('error', () => {});
+  let fetcher = open();
   const busyNodes = new Set<number>();
   /** Brokers whose last answer had records: more are on their way. */
   const flowing = new Set<number>();
@@ -80,6 +80,37 @@ export function createKafkaFetch(
   let pauseMs = PAUSE_MIN_MS;
   const endTimer = setInterval(() => void askEnds(), END_PAUSE_MS);
 
+  function open(): Consumer {
+    const made = tools.openFetcher();
+    made.topics.track(topic);
+    (made as NodeJS.EventEmitter).on('error', () => {});
+    return made;
+  }
+
+  /** Asks the client, and takes a new one when it owes the answer for too long: nothing may wait for ever for what was lost in there. */
+  async function ask<T>(question: (client: Consumer) => Promise<T>): Promise<T> {
+    const client = fetcher;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        if (client === fetcher && !isStopped) {
+          client.close(true).catch(() => {});
+          fetcher = open();
+        }
+        reject(new Error('the Kafka client owes an answer'));
+      }, CLIENT_PATIENCE_MS);
+    });
+    try {
+      return await Promise.race([question(client), late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async function readMetadata() {
+    return (await ask((client) => client.metadata({ topics: [topic] }))).topics.get(topic);
+  }
+
   function failed(error: unknown): void {
     health.failed(part, error);
     fetcher.clearMetadata();
@@ -90,11 +121,15 @@ export function createKafkaFetch(
     partitions: readonly number[],
     which: 'first' | 'end',
   ): Promise<Map<number, bigint>> {
-    const found = await fetcher.listOffsets({
-      topics: [topic],
-      partitions: { [topic]: [...partitions] },
-      timestamp: which === 'first' ? ListOffsetTimestamps.EARLIEST : ListOffsetTimestamps.LATEST,
-    });
+    const timestamp =
+      which === 'first' ? ListOffsetTimestamps.EARLIEST : ListOffsetTimestamps.LATEST;
+    const found = await ask((client) =>
+      client.listOffsets({
+        topics: [topic],
+        partitions: { [topic]: [...partitions] },
+        timestamp,
+      }),
+    );
     const offsets = found.get(topic) ?? [];
     return new Map(partitions.map((partition) => [partition, offsets[partition] ?? 0n]));
   }
@@ -126,7 +161,7 @@ export function createKafkaFetch(
   async function pumpOnce(): Promise<void> {
     if (isStopped || tenures.size === 0) return;
     try {
-      const known = (await fetcher.metadata({ topics: [topic] })).topics.get(topic);
+      const known = await readMetadata();
       if (known === undefined) throw new Error(`nothing is known of topic "${topic}"`);
       if (topicId !== null && topicId !== known.id) {
         log.error('a topic was made anew; it is read from its beginning', { topic });
@@ -159,25 +194,27 @@ export function createKafkaFetch(
     const isFlowing = gatherBytes > 1 && flowing.has(node);
     const from = new Map(asked.map((tenure) => [tenure, tenure.next as bigint]));
     try {
-      const response = await fetcher.fetch({
-        node,
-        maxWaitTime: isFlowing ? GATHER_MS : FETCH_WAIT_MS,
-        minBytes: isFlowing ? gatherBytes : 1,
-        maxBytes: FETCH_BYTES,
-        isolationLevel: READ_UNCOMMITTED,
-        topics: [
-          {
-            topicId: id,
-            partitions: asked.map((tenure) => ({
-              partition: tenure.partition,
-              fetchOffset: tenure.next as bigint,
-              currentLeaderEpoch: NO_EPOCH,
-              lastFetchedEpoch: NO_EPOCH,
-              partitionMaxBytes: PARTITION_BYTES,
-            })),
-          },
-        ],
-      });
+      const response = await ask((client) =>
+        client.fetch({
+          node,
+          maxWaitTime: isFlowing ? GATHER_MS : FETCH_WAIT_MS,
+          minBytes: isFlowing ? gatherBytes : 1,
+          maxBytes: FETCH_BYTES,
+          isolationLevel: READ_UNCOMMITTED,
+          topics: [
+            {
+              topicId: id,
+              partitions: asked.map((tenure) => ({
+                partition: tenure.partition,
+                fetchOffset: tenure.next as bigint,
+                currentLeaderEpoch: NO_EPOCH,
+                lastFetchedEpoch: NO_EPOCH,
+                partitionMaxBytes: PARTITION_BYTES,
+              })),
+            },
+          ],
+        }),
+      );
       busyNodes.delete(node);
       if (isStopped) return;
       pauseMs = PAUSE_MIN_MS;
@@ -295,8 +332,7 @@ export function createKafkaFetch(
     pump,
     findOffsets,
     async countPartitions() {
-      const known = (await fetcher.metadata({ topics: [topic] })).topics.get(topic);
-      return known?.partitionsCount ?? 0;
+      return (await readMetadata())?.partitionsCount ?? 0;
     },
     failed,
     gaps: () => gaps,

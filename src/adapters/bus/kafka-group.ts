@@ -40,47 +40,83 @@ export type GroupOptions = {
   /** Called ahead of each join: resolves when handlers have ended and what they did is committed, or it took too long. */
   beforeJoin(): Promise<void>;
   onAssigned(assignment: Assignment): void;
+  /** Longer than a join can take. A client of which nothing is heard for so long, neither good nor bad, is given up for a new one. */
+  patienceMs: number;
 };
 
 const PAUSE_MIN_MS = 100;
 const PAUSE_MAX_MS = 2_000;
+/** In so many looks at the client, of which none heard anything, its patience is over. */
+const LOOKS = 4;
 
 /** Joins and stays joined, for ever. */
 export function joinKafkaGroup(tools: GroupTools, options: GroupOptions): KafkaGroup {
   const { health, log } = tools;
   const { topic } = options;
-  const member = tools.openMember(options.beforeJoin);
+  let member = open();
   const part = `group ${member.groupId}`;
-  member.topics.track(topic);
+  let silentLooks = 0;
   let last: { generation: number; memberId: string | null } | null = null;
   let pauseMs = PAUSE_MIN_MS;
   let timer: NodeJS.Timeout | null = null;
   let isJoining = false;
   let isStopped = false;
 
-  member.on('consumer:group:join', ({ generationId, memberId, assignments }) => {
-    const generation = generationId ?? -1;
-    const isUnbroken = last?.generation === generation - 1 && last.memberId === memberId;
-    last = { generation, memberId };
-    pauseMs = PAUSE_MIN_MS;
-    health.fine(part);
-    const mine = (assignments ?? []).filter((one) => one.topic === topic);
-    options.onAssigned({ partitions: mine.flatMap(({ partitions }) => partitions), isUnbroken });
-  });
-  member.on('consumer:heartbeat:error', ({ error }) => health.failed(part, error));
-  member.on('consumer:heartbeat:end', () => health.fine(part));
-  // Said ahead of the join that the client then begins by itself.
-  (member as NodeJS.EventEmitter).on(
-    'client:performWithRetry:failed',
-    (_operation: string, _repeats: number, errors: readonly Error[]) => {
-      const isFenced = errors.some(
-        (one) => findErrorBy(one, 'apiId', 'FENCED_INSTANCE_ID') !== null,
-      );
-      if (isFenced && member.groupInstanceId !== null) giveUpName(member.groupInstanceId);
-    },
-  );
-  // A join that the client began by itself has failed, and it does not try again.
-  (member as NodeJS.EventEmitter).on('error', (error: Error) => joinLater(error));
+  function open(): Consumer {
+    const made = tools.openMember(options.beforeJoin);
+    made.topics.track(topic);
+    made.on('consumer:group:join', ({ generationId, memberId, assignments }) => {
+      if (made !== member) return;
+      silentLooks = 0;
+      const generation = generationId ?? -1;
+      const isUnbroken = last?.generation === generation - 1 && last.memberId === memberId;
+      last = { generation, memberId };
+      pauseMs = PAUSE_MIN_MS;
+      health.fine(part);
+      const mine = (assignments ?? []).filter((one) => one.topic === topic);
+      options.onAssigned({ partitions: mine.flatMap(({ partitions }) => partitions), isUnbroken });
+    });
+    made.on('consumer:heartbeat:error', ({ error }) => {
+      if (made !== member) return;
+      silentLooks = 0;
+      health.failed(part, error);
+    });
+    made.on('consumer:heartbeat:end', () => {
+      if (made !== member) return;
+      silentLooks = 0;
+      health.fine(part);
+    });
+    // Said ahead of the join that the client then begins by itself.
+    (made as NodeJS.EventEmitter).on(
+      'client:performWithRetry:failed',
+      (_operation: string, _repeats: number, errors: readonly Error[]) => {
+        const isFenced = errors.some(
+          (one) => findErrorBy(one, 'apiId', 'FENCED_INSTANCE_ID') !== null,
+        );
+        if (isFenced && made === member && made.groupInstanceId !== null)
+          giveUpName(made.groupInstanceId);
+      },
+    );
+    // A join that the client began by itself has failed, and it does not try again.
+    (made as NodeJS.EventEmitter).on('error', (error: Error) => {
+      if (made === member) joinLater(error);
+    });
+    return made;
+  }
+
+  const looking = setInterval(() => {
+    silentLooks += 1;
+    if (silentLooks < LOOKS || timer !== null) return;
+    log.warn('nothing is heard of a Kafka client; another one takes its place', {
+      group: member.groupId,
+    });
+    const { groupInstanceId } = member;
+    member.close(true).catch(() => {});
+    member = open();
+    if (groupInstanceId === null) member.groupInstanceId = null;
+    isJoining = false;
+    void join();
+  }, options.patienceMs / LOOKS);
 
   /** Insisting would take the place from the other, who would take it back, and so on. */
   function giveUpName(name: string): void {
@@ -95,10 +131,13 @@ export function joinKafkaGroup(tools: GroupTools, options: GroupOptions): KafkaG
     timer = null;
     if (isJoining || isStopped) return;
     isJoining = true;
+    silentLooks = 0;
+    const joining = member;
     try {
-      await member.joinGroup({});
-      isJoining = false;
+      await joining.joinGroup({});
+      if (joining === member) isJoining = false;
     } catch (error) {
+      if (joining !== member) return;
       isJoining = false;
       joinLater(error);
     }
@@ -140,6 +179,7 @@ export function joinKafkaGroup(tools: GroupTools, options: GroupOptions): KafkaG
 
     async stop(timeoutMs) {
       isStopped = true;
+      clearInterval(looking);
       if (timer !== null) clearTimeout(timer);
       await Promise.race([
         member.close(true).catch(() => {}),

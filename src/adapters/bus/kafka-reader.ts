@@ -63,6 +63,8 @@ export type ReaderOptions = {
   handlersMax: number;
   /** How long the end of handlers is waited for when the group changes. */
   drainMs: number;
+  /** See `GroupOptions`. */
+  groupPatienceMs: number;
 };
 
 const COMMIT_PAUSE_MS = 100;
@@ -290,7 +292,12 @@ export function startKafkaReader(
     if (groupId !== null) {
       group = joinKafkaGroup(
         { openMember: tools.openMember, health, log },
-        { topic, beforeJoin: () => drain(options.drainMs), onAssigned: assign },
+        {
+          topic,
+          beforeJoin: () => drain(options.drainMs),
+          onAssigned: assign,
+          patienceMs: options.groupPatienceMs,
+        },
       );
       return;
     }

@@ -89,6 +89,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
   const subscribeWaitMs = options.subscribeWaitMs ?? 3_000;
   /** A group that changes waits this long for its members; a member that drains must be back before. */
   const rebalanceMs = sessionMs + 5_000;
+  const joinMs = rebalanceMs + REQUEST_TIMEOUT_MS;
   const member = options.member?.replace(/[^A-Za-z0-9._-]/g, '.').slice(-MEMBER_CHARS_MAX);
   const client = {
     clientId: options.clientId,
@@ -213,7 +214,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
         rebalanceTimeout: rebalanceMs,
         heartbeatInterval: options.heartbeatMs ?? 1_000,
         // A join is answered when all members have joined.
-        requestTimeout: rebalanceMs + REQUEST_TIMEOUT_MS,
+        requestTimeout: joinMs,
         protocols: [{ name: 'roundrobin', version: 1 }],
         // The one place where the client waits ahead of a join.
         protocolsMetadata: async () => {
@@ -271,6 +272,7 @@ export function createKafkaBus(options: KafkaBusOptions): KafkaBus {
           batchBytesMax: options.batchBytesMax ?? 4 * MIB,
           handlersMax: options.handlersMax ?? 4,
           drainMs: sessionMs / 2,
+          groupPatienceMs: 2 * joinMs,
         },
         handle,
       );
