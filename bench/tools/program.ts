@@ -4,9 +4,10 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { connect, createServer } from 'node:net';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { findFreePorts } from '../../scripts/stack/server.ts';
 
 export type ProgramOptions = {
   dataDir: string;
@@ -39,15 +40,8 @@ const OUTPUT_LINES_MAX = 200;
 
 /** Three free ports. They are free when this returns; nobody else on a test machine takes them in between. */
 export async function freePorts(): Promise<ProgramPorts> {
-  const servers = [createServer(), createServer(), createServer()];
-  const ports: number[] = [];
-  for (const server of servers) {
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    const address = server.address();
-    ports.push(typeof address === 'object' && address !== null ? address.port : 0);
-  }
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return { stratum: ports[0]!, metrics: ports[1]!, api: ports[2]! };
+  const [stratum, metrics, api] = (await findFreePorts(3)) as [number, number, number];
+  return { stratum, metrics, api };
 }
 
 /** Starts it and waits until the Stratum port takes connections. Rejects with what it wrote when it leaves before that. */

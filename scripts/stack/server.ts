@@ -3,10 +3,18 @@
  * answers, and ending it by its process id.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
-import { connect, createServer, type Server } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+
+const PORT_MIN = 10_000;
+/** Where the kernel's own range begins by default. */
+const PORT_END = 32_768;
+const TRIES_MAX = 10_000;
+/** Not given a second time by this process: who asked may not have opened it yet. */
+const given = new Set<number>();
 
 /** Why a server cannot be had on this machine, in words for who asked for it. */
 export class NotFoundError extends Error {}
@@ -95,22 +103,40 @@ export function isListening(port: number): Promise<boolean> {
   });
 }
 
-/** Ports of the loopback that nobody had a moment ago, each another one. */
+/**
+ * Ports of the loopback that nobody had a moment ago, each another one. They lie outside the range from which the kernel gives ports to
+ * connections and to whoever does not care: a server that is killed finds its own free when it comes back.
+ */
 export async function findFreePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from(
-      { length: count },
-      () =>
-        new Promise<Server>((resolve, reject) => {
-          const server = createServer();
-          server.once('error', reject);
-          server.listen(0, '127.0.0.1', () => resolve(server));
-        }),
-    ),
-  );
-  const ports = servers.map((server) => (server.address() as { port: number }).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  const ports: number[] = [];
+  for (let tries = 0; ports.length < count; tries += 1) {
+    if (tries === TRIES_MAX) throw new Error('no port is free');
+    const port = randomInt(PORT_MIN, portEnd());
+    if (given.has(port) || !(await isFree(port))) continue;
+    given.add(port);
+    ports.push(port);
+  }
   return ports;
+}
+
+/** The first port of the kernel's own range. */
+function portEnd(): number {
+  try {
+    const first = Number(
+      readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8').split('\t')[0],
+    );
+    return first > 2 * PORT_MIN ? first : PORT_END;
+  } catch {
+    return PORT_END;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
 }
 
 export async function findFreePort(): Promise<number> {

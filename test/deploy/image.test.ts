@@ -5,12 +5,12 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import packageJson from '../../package.json' with { type: 'json' };
+import { findFreePort } from '../../scripts/stack/server.ts';
 import { readText, root } from './files.ts';
 
 type Instruction = { name: string; text: string };
@@ -152,7 +152,7 @@ test('the program works from these files and the packages of production alone, w
   if (isRoot) for (const folder of [data, temporary]) fs.chownSync(folder, 65_534, 65_534);
   makeReadOnly(app);
 
-  const [stratumPort, metricsPort] = [await freePort(), await freePort()];
+  const [stratumPort, metricsPort] = [await findFreePort(), await findFreePort()];
   const env = {
     PATH: process.env.PATH ?? '',
     TMPDIR: temporary,
@@ -254,12 +254,4 @@ function setFolderModes(folder: string, mode: number): void {
   fs.chmodSync(folder, mode);
   for (const entry of fs.readdirSync(folder, { withFileTypes: true, recursive: true }))
     if (entry.isDirectory()) fs.chmodSync(join(entry.parentPath, entry.name), mode);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await new Promise((resolve) => server.once('listening', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address !== null ? address.port : 0;
 }

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Admin } from '@platformatic/kafka';
 import { findKafka, startKafka } from '../../scripts/stack/kafka.ts';
+import { isAlive } from '../../scripts/stack/server.ts';
 
 export type TestBroker = {
   brokers: string[];
@@ -17,6 +18,8 @@ export type TestBroker = {
     resume(): void;
     kill(): Promise<void>;
     restart(): Promise<void>;
+    /** After a test that failed half-way: it runs, whatever was done to it. */
+    mend(): Promise<void>;
   };
   stop(): Promise<void>;
 };
@@ -49,18 +52,24 @@ export async function startTestBroker(
     },
   });
   let watch = watchOver(server.pid(), directory);
+  async function kill(): Promise<void> {
+    watch();
+    await server.kill('SIGKILL');
+  }
+  async function restart(): Promise<void> {
+    await server.restart();
+    watch = watchOver(server.pid(), directory);
+  }
   return {
     brokers: [server.brokers],
     control: {
       pause: () => void process.kill(server.pid(), 'SIGSTOP'),
       resume: () => void process.kill(server.pid(), 'SIGCONT'),
-      async kill() {
-        watch();
-        await server.kill('SIGKILL');
-      },
-      async restart() {
-        await server.restart();
-        watch = watchOver(server.pid(), directory);
+      kill,
+      restart,
+      async mend() {
+        if (!isAlive(server.pid())) await restart();
+        process.kill(server.pid(), 'SIGCONT');
       },
     },
     async stop() {

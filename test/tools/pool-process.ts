@@ -4,14 +4,14 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { chmodSync, mkdtempSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { freePorts, type ProgramPorts, removeData } from '../../bench/tools/program.ts';
+import { findFreePort } from '../../scripts/stack/server.ts';
 import { until } from './waiting.ts';
 
-export { freePorts, type ProgramPorts, removeData };
+export { findFreePort as freePort, freePorts, type ProgramPorts, removeData };
 
 export type LogLine = { level: string; message: string; [field: string]: unknown };
 
@@ -27,15 +27,6 @@ export function makeDataDir(): string {
   const directory = mkdtempSync(join(tmpdir(), 'headframe-e2e-'));
   chmodSync(directory, 0o755);
   return directory;
-}
-
-/** Any free port of the loopback interface; free when this returns. */
-export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
 /** Settings that keep a test's pool on loopback and on its own ports. */

@@ -4,9 +4,9 @@
  */
 import { spawn } from 'node:child_process';
 import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import { findFreePort } from '../../../scripts/stack/server.ts';
 import type { Log } from '../../../src/ports.ts';
 import {
   type Devnet,
@@ -103,7 +103,7 @@ export type Bitcoind = { call: Caller; stop(): Promise<void> };
 /** Starts Bitcoin Core on a fresh regtest chain in a folder of its own. */
 export async function startBitcoind(path: string): Promise<Bitcoind> {
   const folder = mkdtempSync(join(tmpdir(), 'headframe-bitcoind-'));
-  const port = await freePort();
+  const port = await findFreePort();
   const child = spawn(
     path,
     [
@@ -138,12 +138,4 @@ export async function startBitcoind(path: string): Promise<Bitcoind> {
   }
   await stop();
   throw new Error('bitcoind did not start');
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
