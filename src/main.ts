@@ -375,6 +375,9 @@ function readFlags<Name extends string>(
   }
 }
 
+/** Whoever ends a whole group sends one signal to npm as well, which passes it on: so soon it is not the second. */
+const SAME_SIGNAL_MS = 1_000;
+
 /** Resolves at SIGTERM or SIGINT; a second one ends the process at once. */
 function untilSignal(
   log: OpenLog,
@@ -382,10 +385,11 @@ function untilSignal(
 ): Promise<{ signal: string }> {
   return new Promise((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-      let seen = false;
+      let seenAtMs: number | null = null;
       process.on(signal, () => {
-        if (seen) end(log, EX_FAILED);
-        seen = true;
+        if (seenAtMs !== null && performance.now() - seenAtMs < SAME_SIGNAL_MS) return;
+        if (seenAtMs !== null) end(log, EX_FAILED);
+        seenAtMs = performance.now();
         log.info('stopping', { signal });
         resolve({ signal });
       });

@@ -195,6 +195,9 @@ describe('headframe start, with nothing configured', () => {
     });
     await pool.until('shares of all miners', () => miners.every(({ accepted }) => accepted > 3));
     const startedMs = performance.now();
+    // npm, when it is ended with its whole group, passes on what has come already.
+    pool.signal('SIGTERM');
+    await pool.until('word of it', () => pool.logged('stopping').length > 0);
     const exitCode = await pool.stop();
     const tookMs = performance.now() - startedMs;
     await Promise.all(loads);
