@@ -39,6 +39,8 @@ const EX_FAILED = 1;
 const EX_USAGE = 2;
 /** How long a command waits for the wallet. */
 const WALLET_MS = 15_000;
+/** Whoever ends a whole group sends one signal to npm as well, which passes it on: so soon it is not the second. */
+const SAME_SIGNAL_MS = 1_000;
 
 const clock: Clock = { nowMs: () => Date.now() };
 
@@ -374,9 +376,6 @@ function readFlags<Name extends string>(
     return null;
   }
 }
-
-/** Whoever ends a whole group sends one signal to npm as well, which passes it on: so soon it is not the second. */
-const SAME_SIGNAL_MS = 1_000;
 
 /** Resolves at SIGTERM or SIGINT; a second one ends the process at once. */
 function untilSignal(
