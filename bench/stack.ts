@@ -125,7 +125,7 @@ async function measure(
   for (const { ports } of gateways) clients.push(await connectMiners(ends, ports.stratum));
 
   const seconds = short ? 5 : Number(process.env.STACK_SECONDS ?? 60);
-  const shares = await sendShares(options, { db, clients, processes, seconds });
+  const shares = await sendShares(options, { db, node, clients, processes, seconds });
   const charted = influxUrl === null ? null : await untilCharted(influxUrl, shares);
   const tips = await moveTips(options, node, clients, short ? 5 : 40);
 
@@ -367,12 +367,18 @@ async function connectMiners(ends: (() => unknown)[], port: number): Promise<Chi
   return client;
 }
 
-/** Sends shares to all gateways for so long, and looks at the database each second. */
+/** Sends shares to all gateways for so long, with a new tip each minute, and looks at the database each second. */
 async function sendShares(
   options: BenchOptions,
-  given: { db: Db; clients: readonly Child[]; processes: readonly Process[]; seconds: number },
+  given: {
+    db: Db;
+    node: Child;
+    clients: readonly Child[];
+    processes: readonly Process[];
+    seconds: number;
+  },
 ) {
-  const { db, clients, processes, seconds } = given;
+  const { db, node, clients, processes, seconds } = given;
   options.say(`${PER_SECOND} shares/s for ${seconds} s`);
   const count = async () => {
     const [row] = await db.query<{ last_seq: bigint }>('SELECT last_seq FROM share_sequence');
@@ -411,6 +417,8 @@ async function sendShares(
     if (passedS % 60 === 0) {
       const mib = processes.reduce((sum, one) => sum + memoryMib(one), 0);
       options.say(`${passedS} s: lag ${lagMs.toFixed(0)} ms, memory ${mib.toFixed(0)} MiB`);
+      // A gateway remembers the shares of its last tips, 40 bytes each: on one tip for ever its memory would grow for ever.
+      await node.ask('advance', { weight: LIGHT_WEIGHT });
     }
     if (startMib === null && performance.now() - startMs > (seconds * 1_000) / 6)
       startMib = processes.map(memoryMib);
