@@ -25,7 +25,14 @@ export type FakeFault =
   /** Does what was asked, then breaks the connection instead of answering. */
   | { kind: 'act-and-break' };
 
-export type FakeCall = { method: string; params: unknown[]; atMs: number; bytes: number };
+export type FakeCall = {
+  method: string;
+  params: unknown[];
+  atMs: number;
+  /** Infinite until then, and for answers that a fault has made. */
+  answeredAtMs: number;
+  bytes: number;
+};
 
 type FakeBlock = { hash: string; previous: string; height: number; hex: string };
 
@@ -242,7 +249,14 @@ export async function startFakeNode(options: { genesis?: string } = {}): Promise
       method: string;
       params: unknown[];
     };
-    node.calls.push({ method, params, atMs: performance.now(), bytes: body.length });
+    const call: FakeCall = {
+      method,
+      params,
+      atMs: performance.now(),
+      answeredAtMs: Number.POSITIVE_INFINITY,
+      bytes: body.length,
+    };
+    node.calls.push(call);
     if (node.calls.length > 10_000) node.calls.splice(0, 5000);
     const fault = node.faults.get(method) ?? node.faults.get('*') ?? { kind: 'none' };
     switch (fault.kind) {
@@ -269,7 +283,9 @@ export async function startFakeNode(options: { genesis?: string } = {}): Promise
         response.socket?.destroy();
         return;
     }
-    answer(response, id, await act(method, params), fault);
+    const result = await act(method, params);
+    call.answeredAtMs = performance.now();
+    answer(response, id, result, fault);
   }
 
   const node: FakeNode = {
