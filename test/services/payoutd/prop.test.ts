@@ -146,9 +146,9 @@ class Story {
     }
   }
 
-  /** Until nothing changes any more. */
+  /** Until nothing changes any more: each find that comes late may take shares out of a later one, which is credited in the next cycle. */
   async settle(cycle: Cycle): Promise<void> {
-    for (let times = 0; times < 4; times++) {
+    for (let times = 0; times < 4 + this.finds.length; times++) {
       await cycle.run(active);
       await this.neverTwice();
     }
@@ -328,7 +328,8 @@ for (const kind of SERVER_KINDS) {
           await story.judge();
           await world.close();
         }),
-        { numRuns: RUNS },
+        // A block whose share has the highest number is displaced by others more often than four times.
+        { numRuns: RUNS, examples: [[2_147_483_628]] },
       );
     });
 
