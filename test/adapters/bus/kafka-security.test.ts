@@ -132,6 +132,9 @@ else
           cuts += 1;
           near.resetAndDestroy();
         });
+        // Both ends of the road are in this process: one that is left open would keep it from ending.
+        near.on('close', () => void far.destroy());
+        far.on('close', () => void near.destroy());
       });
       await new Promise<void>((resolve) => road.listen(0, '127.0.0.1', resolve));
       const { port } = road.address() as { port: number };
